@@ -1,7 +1,7 @@
 """The record of one run: a JSON file that is written whole, read with suspicion, and never edited.
 
-A record carries the digest of its own content, and one short digest a field, so that a changed byte is refused
-and the error can name the field that was changed.
+A record carries the digest of its own content, and one short digest a field,
+so that a changed byte is refused and the error can name the field that was changed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ FORMAT = 1
 DERIVED = ("run_minutes", "run_peak_memory")  # the ledger makes these from wall_seconds and peak_memory_bytes
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*\Z")
 _STAMP = "%Y-%m-%dT%H:%M:%SZ"
+_SOURCES = ("scaletut", "notebooks/text", "pyproject.toml", "requirements.lock")
 _PACKAGES = ("torch", "torchvision", "numpy")
 
 
@@ -39,8 +40,9 @@ _PACKAGES = ("torch", "torchvision", "numpy")
 class Value:
     """One measured number.
 
-    `value` in `unit` (a fraction of 0.931 is stored as 93.1 with unit "%"), the ends `low` and `high` of its 95 %
-    interval (both or neither), and `n`, the number of seeds or repeats behind it.
+    `value` in `unit` (a fraction of 0.931 is stored as 93.1 with unit "%"),
+    the ends `low` and `high` of its 95 % interval (both or neither),
+    and `n`, the number of seeds or repeats behind it.
     Raises RecordError for a number that is not finite or an interval that does not contain the value.
     """
 
@@ -64,7 +66,7 @@ class Value:
                 "the ends are perhaps swapped, or in another unit"
             )
         if isinstance(self.n, bool) or int(self.n) != self.n or self.n < 1:
-            raise RecordError(f"n = {self.n!r} is not a count; give the number of seeds or repeats, 1 or more")
+            raise RecordError(f"n = {self.n!r} is not a count; give the number of seeds, 1 or more")
         object.__setattr__(self, "n", int(self.n))
 
     @classmethod
@@ -78,7 +80,7 @@ class Value:
             raise RecordError("a mean of no samples was asked for; the list of runs is empty")
         n = len(numbers)
         mean = math.fsum(numbers) / n
-        mean = min(max(mean, min(numbers)), max(numbers))  # rounding must not carry the mean past equal samples
+        mean = min(max(mean, min(numbers)), max(numbers))  # rounding must not carry it outside
         if n == 1:
             return cls(mean, unit)
         from scipy.special import stdtrit  # here, because importing scipy costs more than this whole room
@@ -119,7 +121,7 @@ class Record:
 
     @property
     def file_name(self) -> str:
-        """`<experiment>-<profile>-seed<k>-<digest>.json`: readable, sorted by experiment, free of collisions."""
+        """`<experiment>-<profile>-seed<k>-<digest>.json`: readable, sorted, free of collisions."""
         seed = f"-seed{self.seeds[0]}" if len(self.seeds) == 1 else ""
         return f"{self.experiment}-{self.profile}{seed}-{self.digest[:8]}.json"
 
@@ -146,12 +148,16 @@ def new_record(
 ) -> Record:
     """A record of a run that has just ended; device, versions, code and start are filled in when not given.
 
-    experiment: dotted lower-case name, such as "finetune" or "finetune.fast"; with a value's name it makes the
-    ledger's key, `<experiment>.<name>`. parameters: plain literals. data_digest: hexadecimal sha256 of the data.
-    values: name -> Value. series: name -> finite floats (curves). claims: text -> held or not (`Claims.results`).
-    wall_seconds in s, peak_memory_bytes in bytes (`peak_memory()`), flops in floating-point operations of the run.
-    dtype: the arithmetic of the run ("float32", "bfloat16"). command: what a reader types to run it again; empty
-    means `scaletut run <chapter> --profile <profile> -p name=value ...`. started: UTC, `2026-01-31T12:00:00Z`.
+    experiment: dotted lower-case name, such as "finetune" or "finetune.fast";
+    with a value's name it makes the ledger's key, `<experiment>.<name>`.
+    parameters: plain literals. data_digest: hexadecimal sha256 of the data (`ImageSet.digest`).
+    values: name -> Value. series: name -> finite floats (curves).
+    claims: text -> held or not (`Claims.results`).
+    wall_seconds: s. peak_memory_bytes: bytes (`peak_memory()`). flops: floating-point operations of the run.
+    dtype: the arithmetic of the run, such as "float32" or "bfloat16".
+    command: what a reader types to run it again;
+    empty means `scaletut run <chapter> --profile <profile> -p name=value ...`.
+    started: UTC, `2026-01-31T12:00:00Z`; empty means `wall_seconds` ago.
     Raises RecordError for a name, number or parameter that a record cannot hold.
     """
     wall_seconds = _finite(wall_seconds, "wall_seconds")
@@ -167,7 +173,7 @@ def new_record(
         values=dict(values),
         series={name: [_finite(x, f"series {name}") for x in xs] for name, xs in (series or {}).items()},
         claims={text: _boolean(held, text) for text, held in (claims or {}).items()},
-        device=_plain(dict(device), "device") if device is not None else device_facts(dtype=dtype, threads=threads),
+        device=_plain(dict(device), "device") if device else device_facts(dtype=dtype, threads=threads),
         versions=library_versions(),
         code=code_version(),
         command=command or _default_command(experiment, profile, plain),
@@ -181,11 +187,12 @@ def new_record(
     return dataclasses.replace(record, id=_identity(record))
 
 
-def write_record(record: Record, folder: Path | str, *, name: str | None = None, replace: bool = False) -> Path:
-    """Write `record` as one JSON file into `folder` and return its path; atomic, and never over other content.
+def write_record(record: Record, folder: Path | str, *, name: str = "", replace: bool = False) -> Path:
+    """Write `record` as one JSON file into `folder`, atomically, never over other content.
 
-    name: the file's name, the record's own readable one when None. replace: once the new file is there, remove the
-    earlier records of the same experiment, profile and seeds from this folder (a run that was made again).
+    name: the file's name; empty means the record's own readable one.
+    replace: for a run that was made again. Once the new file is there, the earlier records of the same
+    experiment, profile and seeds are removed from this folder.
     Raises RecordError when a file of that name with other content exists and `replace` is False.
     """
     _validate(record)
@@ -205,25 +212,25 @@ def write_record(record: Record, folder: Path | str, *, name: str | None = None,
 
 
 def read_record(path: Path | str) -> Record:
-    """Read one record and refuse it, by RecordError naming the file and the field, if anything in it was altered."""
+    """Read one record; RecordError names the file and the field if anything in it was altered."""
     path = Path(path)
     text = _read_text(path)
     stored = _parse(path, text)
     _check_digests(path, stored)
     if text != _dump(stored):
-        raise RecordError(f"{path} is not laid out as it was written (spacing or order changed); restore it from git")
+        raise RecordError(f"{path} is not laid out as it was written (spacing or order); restore it from git")
     try:
         record = _from_stored(stored, path)
         _validate(record)
     except (RecordError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise RecordError(f"{path} is not a valid record ({error}); run the experiment again") from error
     if record.id != _identity(record):
-        raise RecordError(f"{path} was altered: its id {record.id} should be {_identity(record)}; restore it from git")
+        raise RecordError(f"{path} was altered (id differs from {_identity(record)}); restore it from git")
     return record
 
 
 def find_records(folder: Path | str, *, recursive: bool = True, skip: Sequence[str] = ()) -> list[Record]:
-    """All records under `folder` by path, without the sub-folders named in `skip`. An absent folder holds none."""
+    """All records under `folder` by path, without its sub-folders named in `skip`; none if it is absent."""
     folder = Path(folder)
     paths = sorted(folder.rglob("*.json") if recursive else folder.glob("*.json"))
     wanted = [path for path in paths if path.relative_to(folder).parts[0] not in skip]
@@ -244,9 +251,11 @@ def peak_memory() -> int | None:
 
 
 def device_facts(*, dtype: str = "", threads: int | None = None) -> dict[str, Any]:
-    """What the run ran on: processor model, usable cores, memory in GB (10⁹ bytes), threads, arithmetic, accelerator.
+    """What the run ran on: processor model, usable cores, memory in GB (10⁹ bytes), threads, dtype,
+    accelerator.
 
-    Nothing here names the machine itself. torch is asked only if the program has imported it already.
+    Nothing here names the machine itself.
+    torch is asked only if the program has imported it already.
     """
     torch = sys.modules.get("torch")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -277,7 +286,7 @@ def cpu_name() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python, torch, torchvision, numpy and scaletut, read from package metadata (nothing imported)."""
+    """Versions of Python, torch, torchvision, numpy and scaletut, from package metadata."""
     versions = {"python": platform.python_version(), "scaletut": __version__}
     for name in _PACKAGES:
         try:
@@ -288,11 +297,19 @@ def library_versions() -> dict[str, str]:
 
 
 def code_version() -> dict[str, str]:
-    """Package version, digest of the library's source, and, in a git checkout, the commit ("+dirty" if edited)."""
+    """Package version, digest of the library's source and, in a git checkout, the commit.
+
+    "+dirty" follows the commit if the library, the text of a chapter or the dependencies differ from it;
+    stored outputs and other records do not count, for they change with every recorded run.
+    """
     code = {"version": __version__, "library": library_digest()}
     root = Path(__file__).resolve().parents[2]
-    if (root / ".git").exists() and (commit := _output("git", "-C", str(root), "rev-parse", "--short=12", "HEAD")):
-        edited = _output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no")
+    if not (root / ".git").exists():
+        return code
+    # Without optional locks: asking must not hold up somebody's commit.
+    git = ("git", "--no-optional-locks", "-C", str(root))
+    if commit := _output(*git, "rev-parse", "--short=12", "HEAD"):
+        edited = _output(*git, "status", "--porcelain", "--", *_SOURCES)
         code["commit"] = commit + ("+dirty" if edited else "")
     return code
 
@@ -304,11 +321,12 @@ def library_digest() -> str:
     return digest_json({p.relative_to(package).as_posix(): sha256_bytes(p.read_bytes()) for p in files})
 
 
-# --- content, text and back -------------------------------------------------------------------------------------
+# --- content, text and back --------------------------------------------------------
 
 
 def _content(record: Record) -> dict[str, Any]:
-    content = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in ("id", "path")}
+    names = [field.name for field in dataclasses.fields(record) if field.name not in ("id", "path")]
+    content = {name: getattr(record, name) for name in names}
     content["seeds"] = list(record.seeds)
     content["values"] = {name: dataclasses.asdict(value) for name, value in record.values.items()}
     return {"format": FORMAT, **content}
@@ -333,7 +351,7 @@ def _read_text(path: Path) -> str:
         # A checkout on Windows may have turned the line ends; nothing else may differ.
         return path.read_bytes().decode("utf-8").replace("\r\n", "\n")
     except FileNotFoundError as error:
-        raise RecordError(f"{path} does not exist; run the experiment, or restore the file from git") from error
+        raise RecordError(f"{path} does not exist; run the experiment, or restore it from git") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path} cannot be read as a record ({error}); restore it from git") from error
 
@@ -342,11 +360,14 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         stored = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path} is not JSON ({error}); it was cut short or edited: restore it from git") from error
+        raise RecordError(
+            f"{path} is not JSON, it was cut or edited ({error}); restore it from git"
+        ) from error
     if not isinstance(stored, dict) or not {"format", "digest", "digests", "id"} <= stored.keys():
-        raise RecordError(f"{path} is not a record of scaletut (no format, digest or id); only records belong here")
+        raise RecordError(f"{path} is not a record (no format, digest or id); only records belong here")
     if stored["format"] != FORMAT:
-        raise RecordError(f"{path} has record format {stored['format']!r}, this version reads {FORMAT}; update scaletut")
+        found = stored["format"]
+        raise RecordError(f"{path} has record format {found!r}, this version reads {FORMAT}; update scaletut")
     return stored
 
 
@@ -356,12 +377,12 @@ def _check_digests(path: Path, stored: Mapping[str, Any]) -> None:
         actual = {name: digest_json(value)[:12] for name, value in content.items()}
         whole = digest_json(content)
     except ValueError as error:
-        raise RecordError(f"{path} was altered: it holds a number that is not finite; restore it from git") from error
+        raise RecordError(f"{path} was altered (a number is not finite); restore it from git") from error
     told = stored["digests"] if isinstance(stored["digests"], dict) else {}
     changed = sorted(name for name in actual.keys() | told.keys() if actual.get(name) != told.get(name))
     if changed or whole != stored["digest"]:
         what = ", ".join(changed) or "digest"
-        raise RecordError(f"{path} was altered after it was written ({what} differs); restore it from git or run it again")
+        raise RecordError(f"{path} was altered ({what} differs); restore it from git, or run it again")
 
 
 def _from_stored(stored: Mapping[str, Any], path: Path) -> Record:
@@ -380,7 +401,7 @@ def _same_run(a: Record, b: Record) -> bool:
     return (a.experiment, a.profile, a.seeds) == (b.experiment, b.profile, b.seeds)
 
 
-# --- what a record can hold -------------------------------------------------------------------------------------
+# --- what a record can hold --------------------------------------------------------
 
 
 def _validate(record: Record) -> None:
@@ -389,9 +410,10 @@ def _validate(record: Record) -> None:
     for name in record.values:
         check_name(name, "value")
         if name in DERIVED:
-            raise RecordError(f"the value name {name} is taken: the ledger derives it from the record; choose another")
+            raise RecordError(f"the value name {name} is taken, the ledger derives it itself; choose another")
         if not isinstance(record.values[name], Value):
-            raise RecordError(f"{name} is a {type(record.values[name]).__name__}, not a Value; write Value(number, unit)")
+            kind = type(record.values[name]).__name__
+            raise RecordError(f"the value {name} is a {kind}, not a Value; write Value(number, unit)")
     for name, numbers in record.series.items():
         check_name(name, "series")
         for number in numbers:
@@ -401,22 +423,25 @@ def _validate(record: Record) -> None:
     if not record.data_digest:
         raise RecordError("a record without a data digest cannot be checked; pass the digest of the ImageSet")
     if not record.seeds or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in record.seeds):
-        raise RecordError(f"seeds {record.seeds!r} must be one or more integers; pass the seeds that the run used")
+        raise RecordError(
+            f"seeds {record.seeds!r} must be one or more integers; pass those that the run used"
+        )
     if _finite(record.wall_seconds, "wall_seconds") < 0:
-        raise RecordError(f"wall_seconds = {record.wall_seconds} is negative; subtract the start from the end")
+        raise RecordError(f"wall_seconds = {record.wall_seconds} is negative; subtract start from end")
     if record.peak_memory_bytes is not None and record.peak_memory_bytes <= 0:
-        raise RecordError(f"peak_memory_bytes = {record.peak_memory_bytes} is not a size; use records.peak_memory()")
+        size = record.peak_memory_bytes
+        raise RecordError(f"peak_memory_bytes = {size} is not a size; use records.peak_memory()")
     if record.flops is not None and _finite(record.flops, "flops") < 0:
-        raise RecordError(f"flops = {record.flops} is negative; pass the operations of the whole run, or None")
+        raise RecordError(f"flops = {record.flops} is negative; pass the operations of the whole run")
     _check_stamp(record.started)
 
 
 def check_name(name: str, what: str) -> None:
-    """Raise RecordError unless `name` is lower-case words of letters, digits and underscores joined by dots."""
+    """Raise RecordError unless `name` is words of lower-case letters, digits and underscores, dots between."""
     if not isinstance(name, str) or not _NAME.match(name):
         raise RecordError(
-            f"{what} name {name!r} cannot become a link; use lower-case letters, digits, underscores and dots, "
-            'such as "finetune.fast"'
+            f"{what} name {name!r} cannot become a link; "
+            'use lower-case letters, digits, underscores and dots, such as "finetune.fast"'
         )
 
 
@@ -435,7 +460,9 @@ def _finite(number: Any, what: str) -> float:
     except (TypeError, ValueError, OverflowError) as error:
         raise RecordError(f"{what} = {number!r} is not one finite number; pass a float") from error
     if not math.isfinite(result):
-        raise RecordError(f"{what} is {result}, a run that diverged or an empty mean; record finite numbers only")
+        raise RecordError(
+            f"{what} is {result}, from a run that diverged or an empty mean; record finite numbers"
+        )
     return result + 0.0  # turns -0.0 into 0.0, so that equal values have equal text
 
 
@@ -462,8 +489,8 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, float):
         return _finite(value, where)
     if isinstance(value, Path):
-        raise RecordError(f"{where} is a path, which names one machine; record the data's name and digest instead")
-    raise RecordError(f"{where} is a {type(value).__name__}; a record holds plain literals, so convert it first")
+        raise RecordError(f"{where} is a path, which means nothing elsewhere; record the data's name instead")
+    raise RecordError(f"{where} is a {type(value).__name__}; a record holds plain literals, convert it first")
 
 
 def _key(key: Any, where: str) -> str:
@@ -480,7 +507,7 @@ def _default_command(experiment: str, profile: str, parameters: Mapping[str, Any
     return shlex.join(words)
 
 
-# --- the machine --------------------------------------------------------------------------------------------------
+# --- the machine -------------------------------------------------------------------
 
 
 def _output(*command: str) -> str:
