@@ -1,0 +1,21 @@
+"""Training: a recipe, one loop, metrics, the choice of device."""
+
+from scaletut.train.device import execution, pick_device
+from scaletut.train.loop import EpochStats, Progress, TrainingResult, fit, predict, training_flops
+from scaletut.train.metrics import ClassificationReport, calibration_bins, report
+from scaletut.train.recipe import Recipe
+
+__all__ = [
+    "ClassificationReport",
+    "EpochStats",
+    "Progress",
+    "Recipe",
+    "TrainingResult",
+    "calibration_bins",
+    "execution",
+    "fit",
+    "pick_device",
+    "predict",
+    "report",
+    "training_flops",
+]

@@ -1,0 +1,411 @@
+"""One training loop for all chapters: seeded, resumable at any step, the same on CUDA, MPS and CPU."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from scaletut.data import Augment, Batches, ImageSet, channel_statistics, to_tensor
+from scaletut.files import digest_json
+from scaletut.train.checkpoint import load_checkpoint, save_checkpoint
+from scaletut.train.device import Execution, execution, peak_memory_bytes, synchronise
+from scaletut.train.optim import WeightAverage, make_optimizers, rate_share
+from scaletut.train.recipe import Recipe
+
+Status = Literal["finished", "stopped early", "diverged"]
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel, in 0..1 units
+
+
+@dataclass(frozen=True)
+class EpochStats:
+    """One epoch: means over its batches as they were trained on (augmented, weights moving).
+
+    `loss` in nats (label smoothing included), `accuracy` 0 to 1, `seconds` since the start of the run;
+    the validation figures are None without a validation set.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    rate: float
+    seconds: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress display may want to know after a step."""
+
+    step: int
+    steps: int
+    epoch: int
+    history: tuple[EpochStats, ...]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run.
+
+    Attributes:
+        model: the trained network (averaged weights when the recipe asks for them), in evaluation mode.
+        history: one entry an epoch.
+        status: `finished`, `stopped early` (patience ran out; the best weights are kept) or `diverged`.
+        seconds: wall seconds of training, evaluation on the validation set included, set-up excluded.
+        flops: floating point operations of all training steps (2 a multiply-add), forward and backward.
+        images_per_second: training images over `seconds`.
+        peak_memory_bytes: peak of the allocator (CUDA) or of the whole process.
+        steps: optimiser steps done.
+        normalisation: channel means and deviations that the network expects.
+        execution: device, number format and layout, in words.
+    """
+
+    model: nn.Module
+    history: tuple[EpochStats, ...]
+    status: Status
+    seconds: float
+    flops: float
+    images_per_second: float
+    peak_memory_bytes: int
+    steps: int
+    normalisation: Normalisation
+    execution: str
+    how: Execution = field(repr=False)
+
+    def predict(self, data: ImageSet, *, views: int = 1, batch_size: int = 1000) -> np.ndarray:
+        """Logits float32 (n, K) of the trained network on `data`; see `predict`."""
+        return predict(self.model, data, self.normalisation, views=views, batch_size=batch_size, how=self.how)
+
+
+def training_flops(model: nn.Module, side: int) -> float:
+    """FLOPs of one training image (forward and backward, 2 a multiply-add) at `side` x `side` pixels.
+
+    Counted by PyTorch's FlopCounterMode on two images in float32; operators that it does not know count 0.
+    """
+    twin = copy.deepcopy(model).float().cpu().train()
+    images = torch.zeros(2, 3, side, side)
+    with FlopCounterMode(display=False) as counter:
+        twin(images).sum().backward()
+    return counter.get_total_flops() / 2
+
+
+def predict(
+    model: nn.Module,
+    data: ImageSet,
+    normalisation: Normalisation,
+    *,
+    views: int = 1,
+    batch_size: int = 1000,
+    how: Execution | None = None,
+) -> np.ndarray:
+    """Logits float32 (n, K), averaged over `views` of each image.
+
+    Args:
+        model: the network; it is set to evaluation mode.
+        data: n images.
+        normalisation: channel means and deviations in 0..1 units.
+        views: 1 as is; 2 adds the mirror image; 6 adds both once more moved by a pixel to either diagonal side,
+            the untouched pair weighing half (Jordan 2024, section 3.5).
+        batch_size: images at a time.
+        how: device, type and layout; by default what `execution()` picks.
+    """
+    how = how or execution()
+    how.place(model).eval()
+    mean, std = normalisation
+    logits = []
+    with torch.inference_mode(), how.context():
+        for first in range(0, len(data), batch_size):
+            block = data.images[first : first + batch_size]
+            images = to_tensor(block, mean, std, how.dtype, how.channels_last, how.device)
+            logits.append(_views(model, images, views).float().cpu())
+    return torch.cat(logits).numpy()
+
+
+def _views(model: nn.Module, images: Tensor, views: int) -> Tensor:
+    def mirrored(x: Tensor) -> Tensor:
+        return 0.5 * model(x).float() + 0.5 * model(x.flip(-1)).float()
+
+    if views == 1:
+        return model(images)
+    if views == 2:
+        return mirrored(images)
+    if views != 6:
+        raise ValueError(f"views is {views}: give 1, 2 or 6")
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    height, width = images.shape[-2:]
+    moved = [padded[:, :, :height, :width], padded[:, :, 2:, 2:]]
+    return 0.5 * mirrored(images) + 0.25 * sum(mirrored(x) for x in moved)
+
+
+def fit(
+    model: nn.Module,
+    train: ImageSet,
+    recipe: Recipe,
+    seed: int,
+    *,
+    validation: ImageSet | None = None,
+    normalisation: Normalisation | None = None,
+    device: str = "",
+    checkpoint: Path | str | None = None,
+    checkpoint_seconds: float = 30.0,
+    progress: Callable[[Progress], None] | None = None,
+) -> TrainingResult:
+    """Train `model` in place on `train` by `recipe`.
+
+    The batches, the augmentation and any dropout are functions of (`seed`, step) alone, so a run that was killed and
+    resumed from its checkpoint ends with the weights of a run that was not.
+
+    Args:
+        model: the network; its initial weights are the caller's choice (`scaletut.models.build(..., seed=...)`).
+        train: images to learn from.
+        recipe: how.
+        seed: decides order, augmentation and dropout.
+        validation: scored after each epoch; needed for early stopping.
+        normalisation: channel means and deviations; by default those of `train`.
+        device: `cuda`, `mps`, `cpu`, or empty for the best present.
+        checkpoint: file to save to every `checkpoint_seconds`, and to resume from when it exists. Ctrl-C saves it too.
+            It is deleted when the run finishes.
+        progress: called after each step.
+
+    Raises:
+        ParameterError: recipe and network or device do not go together.
+        CheckpointError: the checkpoint is damaged or belongs to another run.
+    """
+    run = _Run(model, train, recipe, seed, validation, normalisation, execution(device, recipe.precision, recipe.channels_last))
+    path = Path(checkpoint) if checkpoint else None
+    if path:
+        run.resume(path)
+    try:
+        status = run.train(progress, path, checkpoint_seconds)
+    except KeyboardInterrupt:
+        if path:
+            run.save(path)
+        raise
+    if path:
+        path.unlink(missing_ok=True)
+    return run.result(status)
+
+
+class _Run:
+    """The state of one run: everything that a checkpoint must hold, and the step that changes it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: ImageSet,
+        recipe: Recipe,
+        seed: int,
+        validation: ImageSet | None,
+        normalisation: Normalisation | None,
+        how: Execution,
+    ) -> None:
+        self.recipe, self.seed, self.validation, self.how = recipe, seed, validation, how
+        self.normalisation = normalisation or _plain(channel_statistics(train))
+        self.side, self.flops_per_image = train.images.shape[1], training_flops(model, train.images.shape[1])
+        self.model = how.place(model)
+        self.batches = Batches(
+            train,
+            batch_size=recipe.batch_size,
+            augment=Augment(crop=recipe.crop, flip=recipe.flip, cutout=recipe.cutout),
+            mean=self.normalisation[0],
+            std=self.normalisation[1],
+            seed=seed,
+            device=how.device,
+            dtype=how.dtype,
+            channels_last=how.channels_last,
+            drop_last=len(train) >= recipe.batch_size,
+        )
+        self.steps = max(1, math.ceil(recipe.epochs * len(self.batches)))
+        self.optimizers = make_optimizers(self.model, recipe)
+        self.average: WeightAverage | None = None
+        self.loss_scale = 2.0**12 if how.autocast == torch.float16 else 1.0
+        self.step, self.images, self.seconds = 0, 0, 0.0
+        self.totals = torch.zeros(3, dtype=torch.float64)  # loss sum, correct, images of the running epoch
+        self.history: list[EpochStats] = []
+        self.best: dict[str, Tensor] | None = None
+        self.key = digest_json(
+            {
+                "recipe": recipe.to_dict(),
+                "seed": seed,
+                "data": train.digest,
+                "network": [[name, list(value.shape)] for name, value in model.state_dict().items()],
+                "trainable": [name for name, p in model.named_parameters() if p.requires_grad],
+                "normalisation": self.normalisation,
+            }
+        )
+
+    # one step -------------------------------------------------------------------------------------------------------
+
+    def train_step(self, images: Tensor, labels: Tensor) -> None:
+        share = rate_share(self.step, self.steps, self.recipe)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+        torch.manual_seed(hash((self.seed, self.step)) % 2**63)  # dropout becomes a function of seed and step
+        with self.how.context():
+            logits = self.model(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        (loss * self.loss_scale).backward()
+        if self.gradients_usable():
+            for optimizer in self.optimizers:
+                optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels).sum()
+            batch = torch.stack([loss.detach() * len(labels), correct, torch.full_like(correct, len(labels))])
+            self.totals = self.totals.to(batch.device) + batch.to(self.totals.dtype if batch.device.type != "mps" else torch.float32)
+        self.step += 1
+        self.images += len(labels)
+        self.update_average()
+
+    def gradients_usable(self) -> bool:
+        """Undo the loss scale of fp16; an overflow halves it and skips the step (dynamic loss scaling)."""
+        if self.loss_scale == 1.0:
+            return True
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        torch._foreach_div_(gradients, self.loss_scale)
+        finite = bool(torch.stack([g.isfinite().all() for g in gradients]).all())
+        if not finite:
+            self.loss_scale = max(1.0 + 1e-9, self.loss_scale / 2)
+        return finite
+
+    def update_average(self) -> None:
+        horizon = self.recipe.averaging * self.steps
+        if horizon and self.steps - self.step <= 3 * horizon:  # earlier weights would carry under 5 % in the end
+            if self.average is None:
+                self.average = WeightAverage(self.model, horizon)
+            self.average.update(self.model)
+
+    # the loop -------------------------------------------------------------------------------------------------------
+
+    def train(self, progress: Callable[[Progress], None] | None, path: Path | None, every: float) -> Status:
+        synchronise(self.how.device)
+        started, before = time.perf_counter(), self.seconds
+        saved = started
+        with torch.random.fork_rng(devices=[self.how.device] if self.how.device.type == "cuda" else []):
+            while self.step < self.steps:
+                epoch, offset = divmod(self.step, len(self.batches))
+                self.model.train()
+                for images, labels in self.batches.epoch(epoch, start=offset):
+                    self.train_step(images, labels)
+                    self.seconds = before + time.perf_counter() - started
+                    if progress:
+                        progress(Progress(self.step, self.steps, epoch, tuple(self.history)))
+                    if path and time.perf_counter() - saved >= every and self.step % len(self.batches):
+                        self.save(path)
+                        saved = time.perf_counter()
+                    if self.step >= self.steps:
+                        break
+                self.end_epoch(epoch)
+                self.seconds = before + time.perf_counter() - started
+                status = self.verdict()
+                if status:
+                    return status
+                if path:
+                    self.save(path)
+        synchronise(self.how.device)
+        self.seconds = before + time.perf_counter() - started
+        return "finished"
+
+    def end_epoch(self, epoch: int) -> None:
+        loss, correct, images = (float(x) for x in self.totals)
+        self.totals = torch.zeros_like(self.totals)
+        scores: dict[str, float] = {}
+        if self.validation is not None:
+            logits = torch.from_numpy(predict(self._averaged(), self.validation, self.normalisation, how=self.how))
+            labels = torch.from_numpy(self.validation.labels)
+            scores["validation_loss"] = float(F.cross_entropy(logits, labels))
+            scores["validation_accuracy"] = float((logits.argmax(1) == labels).float().mean())
+        rate = self.recipe.lr * rate_share(self.step - 1, self.steps, self.recipe)
+        self.history.append(EpochStats(epoch, loss / images, correct / images, rate, self.seconds, **scores))
+
+    def _averaged(self) -> nn.Module:
+        """The network as it would be handed over now."""
+        if self.average is None:
+            return self.model
+        model = copy.deepcopy(self.model)
+        self.average.copy_to(model)
+        return model
+
+    def verdict(self) -> Status | None:
+        """Whether the run ends here, and why."""
+        if not math.isfinite(self.history[-1].loss):
+            return "diverged"
+        if not self.recipe.patience or self.validation is None:
+            return None
+        losses = [stats.validation_loss for stats in self.history]
+        since_best = len(losses) - 1 - int(np.argmin(losses))
+        if since_best == 0:
+            self.best = {name: value.clone() for name, value in self._averaged().state_dict().items()}
+        return "stopped early" if since_best >= self.recipe.patience else None
+
+    # state ----------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        save_checkpoint(
+            path,
+            {
+                "key": self.key,
+                "model": self.model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "average": self.average.state if self.average else None,
+                "best": self.best,
+                "loss_scale": self.loss_scale,
+                "step": self.step,
+                "images": self.images,
+                "seconds": self.seconds,
+                "totals": self.totals,
+                "history": [asdict(stats) for stats in self.history],
+            },
+        )
+
+    def resume(self, path: Path) -> None:
+        state = load_checkpoint(path, self.key, self.how.device)
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved)
+        if state["average"] is not None:
+            self.average = WeightAverage(self.model, self.recipe.averaging * self.steps)
+            self.average.state = state["average"]
+        self.best, self.loss_scale = state["best"], state["loss_scale"]
+        self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
+        self.totals = state["totals"]
+        self.history = [EpochStats(**stats) for stats in state["history"]]
+
+    def result(self, status: Status) -> TrainingResult:
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        elif self.average is not None:
+            self.average.copy_to(self.model)
+        self.model.eval()
+        return TrainingResult(
+            model=self.model,
+            history=tuple(self.history),
+            status=status,
+            seconds=self.seconds,
+            flops=self.flops_per_image * self.images,
+            images_per_second=self.images / self.seconds,
+            peak_memory_bytes=peak_memory_bytes(self.how.device),
+            steps=self.step,
+            normalisation=self.normalisation,
+            execution=self.how.name,
+            how=self.how,
+        )
+
+
+def _plain(statistics: tuple[Any, Any]) -> Normalisation:
+    mean, std = statistics
+    return tuple(float(x) for x in mean), tuple(float(x) for x in std)

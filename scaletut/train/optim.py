@@ -1,0 +1,133 @@
+"""Optimisers by parameter kind, rate schedules, averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from scaletut.errors import ParameterError
+from scaletut.train.recipe import Recipe
+
+
+def parameter_kinds(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters by kind: `filter` (convolutions), `head` (other matrices), `vector` (biases, norms)."""
+    kinds: dict[str, list[nn.Parameter]] = {"filter": [], "head": [], "vector": []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            kind = "filter" if parameter.ndim == 4 else "head" if parameter.ndim >= 2 else "vector"
+            kinds[kind].append(parameter)
+    return kinds
+
+
+def _as_matrix(tensor: Tensor) -> Tensor:
+    """(out, in, h, w) as (out, in*h*w), sharing memory in either layout; the column order does not matter to Muon."""
+    if tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).flatten(1)
+    return tensor.flatten(1)
+
+
+class FilterMuon:
+    """torch's Muon, which takes matrices only, on the filters of convolutions.
+
+    Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+    """
+
+    def __init__(self, filters: Iterable[nn.Parameter], recipe: Recipe) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ParameterError(
+                f"optimizer='muon' needs torch 2.9 or newer and this is {torch.__version__}; "
+                "upgrade torch or use optimizer='sgd'"
+            )
+        self.filters = list(filters)
+        self.matrices = [nn.Parameter(_as_matrix(f.data)) for f in self.filters]
+        self.normalise = recipe.normalise_filters
+        self.inner = torch.optim.Muon(
+            self.matrices,
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=True,
+            weight_decay=0.0 if recipe.normalise_filters else recipe.weight_decay,
+        )
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return self.inner.param_groups
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for bank, matrix in zip(self.filters, self.matrices):
+            if self.normalise:
+                matrix.mul_(math.sqrt(len(matrix)) / matrix.norm())
+            layout = torch.channels_last if bank.is_contiguous(memory_format=torch.channels_last) else None
+            gradient = bank.grad.contiguous(memory_format=layout) if layout else bank.grad.contiguous()
+            matrix.grad = _as_matrix(gradient)
+        self.inner.step()
+
+    def state_dict(self) -> dict:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.inner.load_state_dict(state)
+
+
+def make_optimizers(model: nn.Module, recipe: Recipe) -> list:
+    """One optimiser a family of rules; each parameter group keeps its peak rate under `peak`."""
+    kinds = parameter_kinds(model)
+    if not any(kinds.values()):
+        raise ParameterError("the network has no trainable parameter: unfreeze some before training")
+    rates = {"filter": recipe.lr, "head": recipe.head_lr or recipe.lr, "vector": recipe.vector_lr or recipe.lr}
+    use_muon = recipe.optimizer == "muon" and bool(kinds["filter"])
+    groups = [
+        {"params": members, "lr": rates[kind], "weight_decay": 0.0 if kind == "vector" else recipe.weight_decay}
+        for kind, members in kinds.items()
+        if members and not (use_muon and kind == "filter")
+    ]
+    optimizers: list = [FilterMuon(kinds["filter"], recipe)] if use_muon else []
+    if groups:
+        if recipe.optimizer in ("sgd", "muon"):
+            nesterov = recipe.momentum > 0
+            optimizers.append(torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov))
+        else:
+            rule = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+            optimizers.append(rule(groups, lr=recipe.lr))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
+
+
+def rate_share(step: int, total: int, recipe: Recipe) -> float:
+    """The rate of step `step` (from 0) of `total`, as a share of the peak."""
+    done = (step + 1) / total
+    if recipe.schedule == "constant":
+        return 1.0
+    if recipe.warmup and done <= recipe.warmup:
+        return done / recipe.warmup
+    left = (total - step) / (total * (1 - recipe.warmup) + 1)  # ends one step above zero: no step is wasted
+    left = min(1.0, left)
+    return left if recipe.schedule == "one_cycle" else 0.5 * (1 - math.cos(math.pi * left))
+
+
+class WeightAverage:
+    """Exponential moving average of all floating point state, with a window of `horizon` steps (Polyak averaging)."""
+
+    def __init__(self, model: nn.Module, horizon: float) -> None:
+        self.decay = 1 - 1 / max(1.0, horizon)
+        self.state = {name: value.detach().clone() for name, value in _float_state(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        for name, value in _float_state(model).items():
+            self.state[name].lerp_(value, 1 - self.decay)
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        for name, value in _float_state(model).items():
+            value.copy_(self.state[name])
+
+
+def _float_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}

@@ -1,0 +1,78 @@
+"""A training recipe: everything that decides a run, besides the network, the data and the seed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from scaletut.errors import ParameterError
+
+Optimizer = Literal["sgd", "adam", "adamw", "muon"]
+Schedule = Literal["one_cycle", "cosine", "constant"]
+Flip = Literal["none", "random", "alternate"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. All learning rates are for the loss averaged over the batch.
+
+    Attributes:
+        epochs: passes over the training set (> 0).
+        batch_size: images a step.
+        optimizer: `sgd` (Nesterov), `adam`, `adamw`, or `muon` (orthogonalised momentum for the filters of
+            convolutions, Nesterov SGD for all else).
+        lr: peak rate of convolution filters, and of every group without a rate of its own.
+        head_lr: peak rate of linear layers (None: `lr`).
+        vector_lr: peak rate of biases and norm parameters (None: `lr`).
+        momentum: of SGD and Muon.
+        weight_decay: of matrices and filters. Vectors are not decayed.
+        schedule: shape of the rate over the run; `one_cycle` rises linearly over `warmup` and falls linearly to 0
+            (Smith and Topin 2019), `cosine` falls along a half cosine.
+        warmup: share of the steps in which the rate rises (0 to 1).
+        label_smoothing: probability mass spread over all classes (0 to 1).
+        crop: pixels of reflecting padding for random crops; 0 for none.
+        flip: horizontal flips, `alternate` shows each image in both orientations in every two epochs (Jordan 2024).
+        cutout: side of a random blank square in pixels; 0 for none.
+        averaging: share of the run's steps over which the weights are averaged (exponential window that ends at the
+            last step); 0 for none.
+        precision: `auto` takes bf16 where the hardware computes it.
+        channels_last: store activations as (n, height, width, channels).
+        patience: epochs without a better validation loss before the run stops early; 0 never stops.
+        normalise_filters: hold each filter bank at a Frobenius norm of sqrt(outputs) (with `muon`).
+    """
+
+    epochs: float = 8
+    batch_size: int = 512
+    optimizer: Optimizer = "sgd"
+    lr: float = 0.1
+    head_lr: float | None = None
+    vector_lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Schedule = "one_cycle"
+    warmup: float = 0.2
+    label_smoothing: float = 0.0
+    crop: int = 0
+    flip: Flip = "none"
+    cutout: int = 0
+    averaging: float = 0.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    patience: int = 0
+    normalise_filters: bool = False
+
+    def __post_init__(self) -> None:
+        positive = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr")}
+        for name, value in positive.items():
+            if not value > 0:
+                raise ParameterError(f"Recipe.{name} is {value!r}: give a number greater than 0")
+        shares = {name: getattr(self, name) for name in ("warmup", "label_smoothing", "averaging", "momentum")}
+        for name, value in shares.items():
+            if not 0 <= value < 1:
+                raise ParameterError(f"Recipe.{name} is {value!r}: give a share from 0 to below 1")
+        if self.normalise_filters and self.optimizer != "muon":
+            raise ParameterError("Recipe.normalise_filters goes with optimizer='muon' alone")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for records and digests."""
+        return asdict(self)
