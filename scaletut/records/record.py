@@ -29,6 +29,7 @@ from scaletut.errors import RecordError
 from scaletut.files import atomic_write, digest_json, sha256_bytes
 
 FORMAT = 1
+LARGEST = 1e100  # beyond any measurement; a number above it comes from a run that diverged
 DERIVED = ("run_minutes", "run_peak_memory")  # the ledger makes these from wall_seconds and peak_memory_bytes
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*\Z")
 _STAMP = "%Y-%m-%dT%H:%M:%SZ"
@@ -68,6 +69,8 @@ class Value:
         if isinstance(self.n, bool) or int(self.n) != self.n or self.n < 1:
             raise RecordError(f"n = {self.n!r} is not a count; give the number of seeds, 1 or more")
         object.__setattr__(self, "n", int(self.n))
+        if not isinstance(self.unit, str) or self.unit != self.unit.strip():
+            raise RecordError(f'the unit {self.unit!r} is not a word such as "%" or "images/s"; correct it')
 
     @classmethod
     def of(cls, samples: Iterable[float], unit: str = "") -> Value:
@@ -251,8 +254,7 @@ def peak_memory() -> int | None:
 
 
 def device_facts(*, dtype: str = "", threads: int | None = None) -> dict[str, Any]:
-    """What the run ran on: processor model, usable cores, memory in GB (10⁹ bytes), threads, dtype,
-    accelerator.
+    """What the run ran on: processor model, cores, threads, memory in GB (10⁹ bytes), dtype, accelerator.
 
     Nothing here names the machine itself.
     torch is asked only if the program has imported it already.
@@ -437,7 +439,7 @@ def _validate(record: Record) -> None:
 
 
 def check_name(name: str, what: str) -> None:
-    """Raise RecordError unless `name` is words of lower-case letters, digits and underscores, dots between."""
+    """Raise RecordError unless `name` is lower-case words (letters, digits, underscores) joined by dots."""
     if not isinstance(name, str) or not _NAME.match(name):
         raise RecordError(
             f"{what} name {name!r} cannot become a link; "
@@ -463,6 +465,8 @@ def _finite(number: Any, what: str) -> float:
         raise RecordError(
             f"{what} is {result}, from a run that diverged or an empty mean; record finite numbers"
         )
+    if abs(result) > LARGEST:
+        raise RecordError(f"{what} is {result}, larger than any measurement; the run diverged")
     return result + 0.0  # turns -0.0 into 0.0, so that equal values have equal text
 
 
