@@ -26,6 +26,7 @@ class Truth:
     * `clean_labels` int64: the right label, where the given one may be wrong;
     * `duplicate_of`, `near_duplicate_of` int64: the row of the image that it copies, -1 for an original
       (also -1 when that image was left out of the set);
+    * `near_duplicate_kind` str: how the near-duplicate was made, "" for an original;
     * `blurred` bool: the image was blurred;
     * `lossy` bool: the pixels were decoded from a lossy format and are not the published ones.
 
@@ -36,6 +37,7 @@ class Truth:
     clean_labels: np.ndarray | None = None
     duplicate_of: np.ndarray | None = None
     near_duplicate_of: np.ndarray | None = None
+    near_duplicate_kind: np.ndarray | None = None
     blurred: np.ndarray | None = None
     lossy: np.ndarray | None = None
     law: ZipfLaw | None = None

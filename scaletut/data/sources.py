@@ -6,6 +6,7 @@ import numpy as np
 
 from scaletut.data.cifar import cifar10
 from scaletut.data.imageset import ImageSet, TrainTest
+from scaletut.data.zipf import zipf10
 from scaletut.errors import ParameterError
 
 
@@ -18,6 +19,8 @@ def load(source: str, *, seed: int = 0, n_train: int | None = None, n_test: int 
     kind, _, rest = source.partition(":")
     if kind == "cifar10" and not rest:
         data = cifar10()
+    elif kind == "zipf10":
+        return zipf10(rest, seed=seed, n_train=n_train, n_test=n_test)
     else:
         raise ParameterError(f"unknown data source {source!r}; use cifar10, zipf10 or folder:PATH")
     return TrainTest(_some(data.train, n_train, seed), _some(data.test, n_test, seed + 1))
