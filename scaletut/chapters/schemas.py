@@ -1,0 +1,198 @@
+"""The parameters of each chapter: one pydantic model a chapter, at most eight plain literals.
+
+A model says for each parameter its type, unit, range and default, and what each profile puts in its place
+when the reader leaves it zero or empty.
+To add a chapter: write its model here, and enter it in `CHAPTERS`.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+from annotated_types import Ge, Le
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic.fields import FieldInfo
+
+ProfileName = Literal["quick", "laptop", "gpu"]
+PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)
+MOST_PARAMETERS = 8
+
+
+def parameter(
+    default: Any,
+    text: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    values: str = "",
+) -> Any:
+    """A field of a chapter's model: its default, meaning, unit, and range (`low` to `high`, both included).
+
+    values: for text, what it may hold, in words.
+    """
+    return Field(
+        default, description=text, ge=low, le=high, json_schema_extra={"unit": unit, "values": values}
+    )
+
+
+class Chapter(BaseModel):
+    """Base of the chapters' models: strict types, no unknown names, never changed after validation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    title: ClassVar[str] = ""
+    by_profile: ClassVar[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType({})
+
+    profile: ProfileName = parameter("laptop", "data and budget", values="quick, laptop or gpu")
+
+    def resolved(self) -> Any:
+        """This model with each zero or empty parameter replaced by its profile's value, validated again."""
+        own = self.by_profile.get(self.profile, {})
+        taken = {name: value for name, value in own.items() if not getattr(self, name)}
+        return type(self).model_validate({**self.model_dump(), **taken})
+
+
+class Finetune(Chapter):
+    """Parameters of the chapter on fine-tuning a convolutional net."""
+
+    title = "Fine-tune a CNN on CIFAR-10"
+    by_profile = types.MappingProxyType(
+        {
+            "quick": {
+                "data": "zipf10",
+                "train_examples": 2000,
+                "epochs": 2,
+                "width": 16,
+                "seeds": 2,
+                "label_budgets": "10,50",
+            },
+            "laptop": {
+                "data": "cifar10",
+                "train_examples": 10000,
+                "epochs": 4,
+                "width": 32,
+                "seeds": 3,
+                "label_budgets": "10,50,200,1000",
+            },
+            "gpu": {
+                "data": "cifar10",
+                "train_examples": 50000,
+                "epochs": 12,
+                "width": 64,
+                "seeds": 5,
+                "label_budgets": "10,50,200,1000,5000",
+            },
+        }
+    )
+
+    data: str = parameter("", "image set", values="cifar10, zipf10, zipf10:option=value,... or folder:PATH")
+    train_examples: int = parameter(0, "size of the training set", unit="images", low=0, high=50000)
+    epochs: int = parameter(0, "passes of a training run", unit="epochs", low=0, high=200)
+    width: int = parameter(0, "channels of the first group", unit="channels", low=0, high=256)
+    seeds: int = parameter(0, "independent runs behind each mean", unit="runs", low=0, high=20)
+    label_budgets: str = parameter(
+        "", "labels a class to adapt with", unit="labels a class", values="n,n,..."
+    )
+    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
+
+    @field_validator("data")
+    @classmethod
+    def _known_source(cls, data: str) -> str:
+        return known_source(data)
+
+    @field_validator("label_budgets")
+    @classmethod
+    def _rising_counts(cls, text: str) -> str:
+        return rising_counts(text)
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """`label_budgets` as numbers."""
+        return tuple(int(word) for word in self.label_budgets.split(",") if word)
+
+
+CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType({"finetune": Finetune})
+
+
+# --- validators that chapters share ------------------------------------------------
+
+
+def known_source(data: str) -> str:
+    """`data` if it names an image set (`cifar10`, `zipf10[:options]`, `folder:PATH`) or is empty."""
+    kind, colon, rest = data.partition(":")
+    if not data or (kind == "cifar10" and not colon) or kind == "zipf10" or (kind == "folder" and rest):
+        return data
+    raise ValueError(f"{data!r} is not an image set")
+
+
+def rising_counts(text: str) -> str:
+    """`text` if it is empty or whole numbers above zero, rising, with commas between."""
+    words = text.split(",") if text else []
+    if not all(word.strip().isdecimal() for word in words):
+        raise ValueError(f"{text!r} is not whole numbers with commas between")
+    counts = [int(word) for word in words]
+    if any(count < 1 for count in counts) or counts != sorted(set(counts)):
+        raise ValueError(f"{text!r} must be positive and rise")
+    return text.replace(" ", "")
+
+
+# --- what a field says about itself ------------------------------------------------
+
+
+def field_type(field: FieldInfo) -> type:
+    """The plain type of a parameter: str, int, float or bool (a `Literal` of words is str)."""
+    if get_origin(field.annotation) is Literal:
+        return type(get_args(field.annotation)[0])
+    return field.annotation if isinstance(field.annotation, type) else str
+
+
+def field_choices(field: FieldInfo) -> tuple[Any, ...]:
+    """The values of a `Literal` parameter; empty for all others."""
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+
+
+def field_bounds(field: FieldInfo) -> tuple[Any, Any]:
+    """(lowest, highest) allowed value, None where there is no bound."""
+    low = next((m.ge for m in field.metadata if isinstance(m, Ge)), None)
+    high = next((m.le for m in field.metadata if isinstance(m, Le)), None)
+    return low, high
+
+
+def field_unit(field: FieldInfo) -> str:
+    """The unit of a parameter; empty when it has none."""
+    extra = field.json_schema_extra
+    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+
+
+def field_range(field: FieldInfo) -> str:
+    """The allowed values in words: `0 to 200`, `quick, laptop or gpu`, `n,n,...`."""
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and extra.get("values"):
+        return str(extra["values"])
+    low, high = field_bounds(field)
+    return " to ".join(str(bound) for bound in (low, high) if bound is not None)
+
+
+def field_comment(schema: type[Chapter], name: str) -> str:
+    """What the comment behind a parameter must tell: unit, range, and that zero or empty is the profile's."""
+    field = schema.model_fields[name]
+    text = ", ".join(part for part in (field_unit(field), field_range(field)) if part)
+    if not has_profile_values(schema, name):
+        return text
+    return f"{text}; {'empty' if field_type(field) is str else '0'}: the profile's"
+
+
+def has_profile_values(schema: type[Chapter], name: str) -> bool:
+    """Whether zero or empty stands for a value of the profile's own."""
+    return any(name in values for values in schema.by_profile.values())
+
+
+def parameters_cell(schema: type[Chapter]) -> str:
+    """The source of the parameters cell that fits the model, ready to paste into the notebook."""
+    lines = [f"{name} = {field.default!r}".replace("'", '"') for name, field in schema.model_fields.items()]
+    width = max(len(line) for line in lines)
+    comments = [field_comment(schema, name) for name in schema.model_fields]
+    return "\n".join(f"{line:<{width}}  # {comment}" for line, comment in zip(lines, comments, strict=True))
