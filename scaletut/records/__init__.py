@@ -3,6 +3,9 @@
 numpy, scipy and the standard library only; nothing here imports torch.
 """
 
+from scaletut.records.claims import Claim, Claims
+from scaletut.records.formatting import Form, format_value
+from scaletut.records.ledger import Entry, Ledger, ledger_page, repository_of
 from scaletut.records.record import (
     Record,
     Value,
@@ -18,15 +21,23 @@ from scaletut.records.record import (
 )
 
 __all__ = [
+    "Claim",
+    "Claims",
+    "Entry",
+    "Form",
+    "Ledger",
     "Record",
     "Value",
     "code_version",
     "device_facts",
     "find_records",
+    "format_value",
+    "ledger_page",
     "library_digest",
     "library_versions",
     "new_record",
     "peak_memory",
     "read_record",
+    "repository_of",
     "write_record",
 ]

@@ -175,7 +175,7 @@ def new_record(
         seeds=tuple(int(seed) for seed in seeds),
         values=dict(values),
         series={name: [_finite(x, f"series {name}") for x in xs] for name, xs in (series or {}).items()},
-        claims={text: _boolean(held, text) for text, held in (claims or {}).items()},
+        claims={text: as_boolean(held, text) for text, held in (claims or {}).items()},
         device=_plain(dict(device), "device") if device else device_facts(dtype=dtype, threads=threads),
         versions=library_versions(),
         code=code_version(),
@@ -362,9 +362,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         stored = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RecordError(
-            f"{path} is not JSON, it was cut or edited ({error}); restore it from git"
-        ) from error
+        raise RecordError(f"{path} is not JSON, it was cut or edited ({error}); restore it from git") from error
     if not isinstance(stored, dict) or not {"format", "digest", "digests", "id"} <= stored.keys():
         raise RecordError(f"{path} is not a record (no format, digest or id); only records belong here")
     if stored["format"] != FORMAT:
@@ -421,13 +419,11 @@ def _validate(record: Record) -> None:
         for number in numbers:
             _finite(number, f"series {name}")
     for text, held in record.claims.items():
-        _boolean(held, text)
+        as_boolean(held, text)
     if not record.data_digest:
         raise RecordError("a record without a data digest cannot be checked; pass the digest of the ImageSet")
     if not record.seeds or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in record.seeds):
-        raise RecordError(
-            f"seeds {record.seeds!r} must be one or more integers; pass those that the run used"
-        )
+        raise RecordError(f"seeds {record.seeds!r} must be one or more integers; pass those that the run used")
     if _finite(record.wall_seconds, "wall_seconds") < 0:
         raise RecordError(f"wall_seconds = {record.wall_seconds} is negative; subtract start from end")
     if record.peak_memory_bytes is not None and record.peak_memory_bytes <= 0:
@@ -462,19 +458,17 @@ def _finite(number: Any, what: str) -> float:
     except (TypeError, ValueError, OverflowError) as error:
         raise RecordError(f"{what} = {number!r} is not one finite number; pass a float") from error
     if not math.isfinite(result):
-        raise RecordError(
-            f"{what} is {result}, from a run that diverged or an empty mean; record finite numbers"
-        )
+        raise RecordError(f"{what} is {result}, from a run that diverged or an empty mean; record finite numbers")
     if abs(result) > LARGEST:
         raise RecordError(f"{what} is {result}, larger than any measurement; the run diverged")
     return result + 0.0  # turns -0.0 into 0.0, so that equal values have equal text
 
 
-def _boolean(held: Any, text: str) -> bool:
+def as_boolean(held: Any, text: str) -> bool:
     if type(held).__module__ == "numpy" and type(held).__name__ in ("bool", "bool_"):
         return bool(held)
     if not isinstance(held, bool):
-        raise RecordError(f"the claim {text!r} is {held!r}, not True or False; pass the comparison itself")
+        raise RecordError(f"the claim {text!r} is {held!r}, not True or False; reduce it with bool(...)")
     return held
 
 
