@@ -152,8 +152,7 @@ def adapt(
     head = head_name(net)
     if mode == "lora":
         _add_lora(net, head, fixed, rank, 1.0 if alpha is None else alpha / rank, seed)
-    if mode in ("head", "lora"):
-        _freeze_statistics(net)
+    _set_statistics(net, fixed=mode in ("head", "lora"))
     _set_trainable(net, mode, head, fixed)
     if isinstance(getattr(model, "spec", None), NetSpec):
         net.spec = NetSpec(model.spec.name, num_classes, model.spec.width, fixed)
@@ -261,13 +260,17 @@ def _add_lora(net: nn.Module, head: str, fixed: tuple[str, ...], rank: int, scal
             _set_module(net, name, LoRA(module, rank, scale))
 
 
-def _freeze_statistics(net: nn.Module) -> None:
+def _set_statistics(net: nn.Module, *, fixed: bool) -> None:
+    """Exchange batch norms for their frozen kin, or back: weights, statistics and state names stay the same."""
     for name, module in list(net.named_modules()):
-        for kind, frozen_kind in FROZEN_KINDS.items():
-            if isinstance(module, kind) and module.track_running_stats:
-                frozen = frozen_kind(module.num_features, module.eps, module.momentum, module.affine)
-                frozen.load_state_dict(module.state_dict())
-                _set_module(net, name, frozen.to(module.running_mean.device))
+        kind = next((kind for kind in FROZEN_KINDS if isinstance(module, kind)), None)
+        if kind is None or not module.track_running_stats or isinstance(module, FrozenBatchNorm) == fixed:
+            continue
+        new = (FROZEN_KINDS[kind] if fixed else kind)(
+            module.num_features, module.eps, module.momentum, module.affine
+        )
+        new.load_state_dict(module.state_dict())
+        _set_module(net, name, new.to(module.running_mean.device, module.running_mean.dtype))
 
 
 def _set_trainable(net: nn.Module, mode: Mode, head: str, fixed: tuple[str, ...]) -> None:

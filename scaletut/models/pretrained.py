@@ -58,9 +58,9 @@ class EfficientNetLite0(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """float (n, 3, h, w), normalised -> pooled features (n, 1280)."""
         if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(
-                x, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=True
-            )
+            shrinks = min(x.shape[-2:]) > self.size  # only then is there detail to smooth away first
+            side = (self.size, self.size)
+            x = F.interpolate(x, size=side, mode="bilinear", align_corners=False, antialias=shrinks)
         return self.net.extract_features(x).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def features(
 def _prepare(images: np.ndarray, device: str | torch.device) -> Tensor:
     """uint8 (n, h, w, 3) -> float32 (n, 3, h, w) in channels-last memory, normalised as the weights
     expect."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float()
+    x = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float()
     return (x - 127) / 128
 
 
