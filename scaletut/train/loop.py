@@ -20,6 +20,7 @@ from scaletut.data import Augment, Batches, ImageSet, channel_statistics, to_ten
 from scaletut.files import digest_json
 from scaletut.train.checkpoint import load_checkpoint, save_checkpoint
 from scaletut.train.device import Execution, execution, peak_memory_bytes, synchronise
+from scaletut.train.metrics import report
 from scaletut.train.optim import WeightAverage, make_optimizers, rate_share
 from scaletut.train.recipe import Recipe
 
@@ -182,7 +183,8 @@ def fit(
         ParameterError: recipe and network or device do not go together.
         CheckpointError: the checkpoint is damaged or belongs to another run.
     """
-    run = _Run(model, train, recipe, seed, validation, normalisation, execution(device, recipe.precision, recipe.channels_last))
+    how = execution(device, recipe.precision, recipe.channels_last)
+    run = _Run(model, train, recipe, seed, validation, normalisation, how)
     path = Path(checkpoint) if checkpoint else None
     if path:
         run.resume(path)
@@ -212,7 +214,6 @@ class _Run:
     ) -> None:
         self.recipe, self.seed, self.validation, self.how = recipe, seed, validation, how
         self.normalisation = normalisation or _plain(channel_statistics(train))
-        self.side, self.flops_per_image = train.images.shape[1], training_flops(model, train.images.shape[1])
         self.model = how.place(model)
         self.batches = Batches(
             train,
@@ -228,10 +229,11 @@ class _Run:
         )
         self.steps = max(1, math.ceil(recipe.epochs * len(self.batches)))
         self.optimizers = make_optimizers(self.model, recipe)
+        self.flops_per_image = training_flops(model, train.images.shape[1])
         self.average: WeightAverage | None = None
         self.loss_scale = 2.0**12 if how.autocast == torch.float16 else 1.0
         self.step, self.images, self.seconds = 0, 0, 0.0
-        self.totals = torch.zeros(3, dtype=torch.float64)  # loss sum, correct, images of the running epoch
+        self.totals = torch.zeros(3, device=how.device)  # loss sum, correct, images of the running epoch
         self.history: list[EpochStats] = []
         self.best: dict[str, Tensor] | None = None
         self.key = digest_json(
@@ -245,7 +247,7 @@ class _Run:
             }
         )
 
-    # one step -------------------------------------------------------------------------------------------------------
+    # --- one step
 
     def train_step(self, images: Tensor, labels: Tensor) -> None:
         share = rate_share(self.step, self.steps, self.recipe)
@@ -263,8 +265,7 @@ class _Run:
         self.model.zero_grad(set_to_none=True)
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
-            batch = torch.stack([loss.detach() * len(labels), correct, torch.full_like(correct, len(labels))])
-            self.totals = self.totals.to(batch.device) + batch.to(self.totals.dtype if batch.device.type != "mps" else torch.float32)
+            self.totals += torch.stack([loss * len(labels), correct, torch.full_like(loss, len(labels))])
         self.step += 1
         self.images += len(labels)
         self.update_average()
@@ -287,14 +288,23 @@ class _Run:
                 self.average = WeightAverage(self.model, horizon)
             self.average.update(self.model)
 
-    # the loop -------------------------------------------------------------------------------------------------------
+    # --- the loop
 
     def train(self, progress: Callable[[Progress], None] | None, path: Path | None, every: float) -> Status:
         synchronise(self.how.device)
         started, before = time.perf_counter(), self.seconds
         saved = started
         with torch.random.fork_rng(devices=[self.how.device] if self.how.device.type == "cuda" else []):
-            while self.step < self.steps:
+            while True:
+                if self.epoch_is_complete():  # also right after resuming a run that was cut off just here
+                    self.end_epoch()
+                    self.seconds = before + time.perf_counter() - started
+                    if status := self.verdict():
+                        return status
+                    if path:
+                        self.save(path)
+                if self.step >= self.steps:
+                    break
                 epoch, offset = divmod(self.step, len(self.batches))
                 self.model.train()
                 for images, labels in self.batches.epoch(epoch, start=offset):
@@ -302,33 +312,33 @@ class _Run:
                     self.seconds = before + time.perf_counter() - started
                     if progress:
                         progress(Progress(self.step, self.steps, epoch, tuple(self.history)))
-                    if path and time.perf_counter() - saved >= every and self.step % len(self.batches):
+                    if path and time.perf_counter() - saved >= every:
                         self.save(path)
                         saved = time.perf_counter()
                     if self.step >= self.steps:
                         break
-                self.end_epoch(epoch)
-                self.seconds = before + time.perf_counter() - started
-                status = self.verdict()
-                if status:
-                    return status
-                if path:
-                    self.save(path)
         synchronise(self.how.device)
         self.seconds = before + time.perf_counter() - started
         return "finished"
 
-    def end_epoch(self, epoch: int) -> None:
+    def epoch_is_complete(self) -> bool:
+        """Whether steps up to the end of an epoch, or of the run, still lack their entry in the history."""
+        counted = bool(self.totals[2] > 0)
+        return counted and (self.step % len(self.batches) == 0 or self.step >= self.steps)
+
+    def end_epoch(self) -> None:
         loss, correct, images = (float(x) for x in self.totals)
         self.totals = torch.zeros_like(self.totals)
         scores: dict[str, float] = {}
         if self.validation is not None:
-            logits = torch.from_numpy(predict(self._averaged(), self.validation, self.normalisation, how=self.how))
-            labels = torch.from_numpy(self.validation.labels)
-            scores["validation_loss"] = float(F.cross_entropy(logits, labels))
-            scores["validation_accuracy"] = float((logits.argmax(1) == labels).float().mean())
+            logits = predict(self._averaged(), self.validation, self.normalisation, how=self.how)
+            outcome = report(np.nan_to_num(logits), self.validation.labels)
+            scores["validation_loss"] = outcome.cross_entropy
+            scores["validation_accuracy"] = outcome.accuracy
         rate = self.recipe.lr * rate_share(self.step - 1, self.steps, self.recipe)
-        self.history.append(EpochStats(epoch, loss / images, correct / images, rate, self.seconds, **scores))
+        self.history.append(
+            EpochStats(len(self.history), loss / images, correct / images, rate, self.seconds, **scores)
+        )
 
     def _averaged(self) -> nn.Module:
         """The network as it would be handed over now."""
@@ -350,7 +360,7 @@ class _Run:
             self.best = {name: value.clone() for name, value in self._averaged().state_dict().items()}
         return "stopped early" if since_best >= self.recipe.patience else None
 
-    # state ----------------------------------------------------------------------------------------------------------
+    # --- state
 
     def save(self, path: Path) -> None:
         save_checkpoint(
@@ -375,7 +385,7 @@ class _Run:
         if state is None:
             return
         self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         if state["average"] is not None:
             self.average = WeightAverage(self.model, self.recipe.averaging * self.steps)

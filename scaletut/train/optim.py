@@ -58,7 +58,7 @@ class FilterMuon:
 
     @torch.no_grad()
     def step(self) -> None:
-        for bank, matrix in zip(self.filters, self.matrices):
+        for bank, matrix in zip(self.filters, self.matrices, strict=True):
             if self.normalise:
                 matrix.mul_(math.sqrt(len(matrix)) / matrix.norm())
             layout = torch.channels_last if bank.is_contiguous(memory_format=torch.channels_last) else None
