@@ -1,0 +1,84 @@
+"""The bibliography, held to a table that was written down separately: title, first author, year."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+pybtex = pytest.importorskip("pybtex.database")
+richtext = pytest.importorskip("pybtex.richtext")
+
+ROOT = Path(__file__).parents[2]
+BIB = ROOT / "book" / "references.bib"
+
+# key: (first author's family name, year, title)
+WORKS = {
+    "besiroglu2024": ("Besiroglu", 2024, "Chinchilla Scaling: A replication attempt"),
+    "guo2017": ("Guo", 2017, "On Calibration of Modern Neural Networks"),
+    "he2016": ("He", 2016, "Deep Residual Learning for Image Recognition"),
+    "hoffmann2022": ("Hoffmann", 2022, "Training Compute-Optimal Large Language Models"),
+    "hu2021": ("Hu", 2021, "LoRA: Low-Rank Adaptation of Large Language Models"),
+    "hutter2021": ("Hutter", 2021, "Learning Curve Theory"),
+    "ioffe2015": (
+        "Ioffe",
+        2015,
+        "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    ),
+    "izmailov2018": ("Izmailov", 2018, "Averaging Weights Leads to Wider Optima and Better Generalization"),
+    "jordan2024": ("Jordan", 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU"),
+    "jordan2024muon": ("Jordan", 2024, "Muon: An optimizer for hidden layers in neural networks"),
+    "kaplan2020": ("Kaplan", 2020, "Scaling Laws for Neural Language Models"),
+    "kingma2015": ("Kingma", 2015, "Adam: A Method for Stochastic Optimization"),
+    "kornblith2019": ("Kornblith", 2019, "Do Better ImageNet Models Transfer Better?"),
+    "krizhevsky2009": ("Krizhevsky", 2009, "Learning Multiple Layers of Features from Tiny Images"),
+    "loshchilov2019": ("Loshchilov", 2019, "Decoupled Weight Decay Regularization"),
+    "michaud2023": ("Michaud", 2023, "The Quantization Model of Neural Scaling"),
+    "muller2019": ("Müller", 2019, "When Does Label Smoothing Help?"),
+    "rosenfeld2020": ("Rosenfeld", 2020, "A Constructive Prediction of the Generalization Error Across Scales"),
+    "smith2019": (
+        "Smith",
+        2019,
+        "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
+    ),
+    "tan2019": ("Tan", 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks"),
+    "zhang2019": ("Zhang", 2019, "Lookahead Optimizer: k steps forward, 1 step back"),
+}
+
+
+@pytest.fixture(scope="module")
+def entries():
+    return pybtex.parse_file(str(BIB)).entries
+
+
+def test_bibliography_and_table_name_the_same_works(entries):
+    assert set(entries) == set(WORKS)
+
+
+@pytest.mark.parametrize("key", sorted(WORKS))
+def test_entry_agrees_with_the_table(entries, key):
+    entry = entries[key]
+    author = entry.persons["author"][0]
+    title = str(richtext.Text.from_latex(entry.fields["title"]))
+    assert (str(author.rich_last_names[0]), int(entry.fields["year"]), title) == WORKS[key]
+
+
+def test_every_entry_can_be_found(entries):
+    """An arXiv number of the right form, an address, or an institution."""
+    for key, entry in entries.items():
+        number = entry.fields.get("eprint", "")
+        found = re.fullmatch(r"\d{4}\.\d{4,5}", number) or {"howpublished", "institution"} & set(entry.fields)
+        assert found, f"{key} gives a reader no way to find it"
+
+
+def test_every_citation_has_an_entry(entries):
+    pages = [*ROOT.glob("book/**/*.md"), *ROOT.glob("notebooks/text/*.py")]
+    cited = {
+        key.strip()
+        for page in pages
+        for group in re.findall(r"\{cite(?::[a-z]+)?\}`([^`]+)`", page.read_text(encoding="utf-8"))
+        for key in group.split(",")
+    }
+    assert cited, "no page cites anything: the pattern or the pages are wrong"
+    assert cited <= set(entries)
