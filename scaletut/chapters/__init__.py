@@ -4,6 +4,6 @@ A notebook needs two names: `settings` behind its parameters cell, `save_record`
 """
 
 from scaletut.chapters.places import book_root, record_folder, save_record
-from scaletut.chapters.settings import settings
+from scaletut.chapters.resolve import settings
 
 __all__ = ["book_root", "record_folder", "save_record", "settings"]

@@ -23,17 +23,14 @@ def book_root() -> Path:
     """
     if named := os.environ.get(BOOK_VARIABLE):
         if not _is_book(Path(named)):
-            raise ParameterError(
-                f"{BOOK_VARIABLE}={named} holds no notebooks/ and _toc.yml; correct or unset it"
-            )
+            raise ParameterError(f"{BOOK_VARIABLE}={named} holds no notebooks/ and _toc.yml; correct or unset it")
         return Path(named).resolve()
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
         if _is_book(folder):
             return folder
     raise ParameterError(
-        "no book here or above (a folder with notebooks/ and _toc.yml); "
-        f"go to a clone of it, or set {BOOK_VARIABLE}"
+        f"no book here or above (a folder with notebooks/ and _toc.yml); go to a clone of it, or set {BOOK_VARIABLE}"
     )
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from scaletut.chapters import places, stale
+from scaletut.chapters.resolve import environment_profile, schema_of, validated
 from scaletut.chapters.schemas import Chapter
-from scaletut.chapters.settings import environment_profile, schema_of, validated
 from scaletut.errors import CheckFailed, ParameterError
 from scaletut.files import digest_json
 
@@ -111,7 +111,7 @@ def run(work: Plan, *, progress: bool = False) -> Run:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=".run-", dir=work.folder) as name:
         staging = Path(name)
-        with _environment(SCALETUT_RECORDS=str(staging / "records"), SCALETUT_PROFILE=work.resolved.profile):
+        with environment(SCALETUT_RECORDS=str(staging / "records"), SCALETUT_PROFILE=work.resolved.profile):
             execute(
                 work.source,
                 staging / "notebook.ipynb",
@@ -162,7 +162,7 @@ def execute(
 
 
 def variants(chapter: str, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """All combinations of the grid's values, [{"epochs": 1, "width": 8}, ...]; the last name varies fastest."""
+    """All combinations of the grid's values, a dictionary each; the last name varies fastest."""
     for name, values in grid.items():
         if len(set(values)) != len(values):
             raise ParameterError(f"--grid {name} of {chapter} names a value twice; name each once")
@@ -195,7 +195,7 @@ def _label(work: Plan) -> str:
 
 
 def _install(work: Plan, staging: Path) -> tuple[Path, ...]:
-    """Move the staged notebook and records into place; records of the last run that this lacks are removed."""
+    """Move the staged notebook and records into place; those that only the last run left go."""
     told = stale.read_key(work.key_file)
     work.key_file.unlink(missing_ok=True)  # from here until the new key is written the run counts as stale
     os.replace(staging / "notebook.ipynb", work.notebook)
@@ -222,7 +222,7 @@ def _first_line(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
+def environment(**variables: str) -> Iterator[None]:
     """Set environment variables for the kernel that is started inside, then put back what was there."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

@@ -33,9 +33,7 @@ def parameter(
 
     values: for text, what it may hold, in words.
     """
-    return Field(
-        default, description=text, ge=low, le=high, json_schema_extra={"unit": unit, "values": values}
-    )
+    return Field(default, description=text, ge=low, le=high, json_schema_extra={"unit": unit, "values": values})
 
 
 class Chapter(BaseModel):
@@ -93,9 +91,7 @@ class Finetune(Chapter):
     epochs: int = parameter(0, "passes of a training run", unit="epochs", low=0, high=200)
     width: int = parameter(0, "channels of the first group", unit="channels", low=0, high=256)
     seeds: int = parameter(0, "independent runs behind each mean", unit="runs", low=0, high=20)
-    label_budgets: str = parameter(
-        "", "labels a class to adapt with", unit="labels a class", values="n,n,..."
-    )
+    label_budgets: str = parameter("", "labels a class to adapt with", unit="labels a class", values="n,n,...")
     seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
 
     @field_validator("data")

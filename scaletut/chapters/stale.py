@@ -55,10 +55,7 @@ def source_digest(notebook: Path) -> str:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     except (ValueError, KeyError, TypeError) as error:
         raise ScaletutError(f"{notebook} is not a notebook ({error!r}); restore it with git") from error
-    content = [
-        [cell["cell_type"], sorted(cell["metadata"].get("tags", [])), "".join(cell["source"])]
-        for cell in cells
-    ]
+    content = [[cell["cell_type"], sorted(cell["metadata"].get("tags", [])), "".join(cell["source"])] for cell in cells]
     return digest_json(content)
 
 
@@ -106,11 +103,9 @@ def _versions() -> dict[str, str]:
 
 
 def write_key(path: Path, key: Key, products: list[Path], seconds: float) -> None:
-    """Write `key` and the digests of the run's `products`; called last, so that it vouches for whole files."""
+    """Write `key` and the digests of the run's `products`; called last, for it vouches for whole files."""
     files = {os.path.relpath(product, path.parent): sha256_file(product) for product in products}
-    atomic_write(
-        path, json.dumps({"parts": dict(key.parts), "products": files, "seconds": seconds}, indent=1)
-    )
+    atomic_write(path, json.dumps({"parts": dict(key.parts), "products": files, "seconds": seconds}, indent=1))
 
 
 def stale_reason(path: Path, key: Key) -> str:
@@ -131,9 +126,7 @@ def read_key(path: Path) -> tuple[Key, dict[Path, str], float] | None:
     """(key, product -> sha256, seconds) as `write_key` left them; None when absent or unreadable."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        products = {
-            Path(os.path.normpath(path.parent / name)): digest for name, digest in told["products"].items()
-        }
+        products = {Path(os.path.normpath(path.parent / name)): digest for name, digest in told["products"].items()}
         return Key(dict(told["parts"])), products, float(told["seconds"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

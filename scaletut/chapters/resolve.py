@@ -38,9 +38,7 @@ def settings(chapter: str, **parameters: Any) -> Any:
 def schema_of(chapter: str) -> type[Chapter]:
     """The model of `chapter`; ParameterError names the nearest chapter when there is none of it."""
     if chapter not in CHAPTERS:
-        raise ParameterError(
-            f"there is no chapter {chapter!r}{_nearest(chapter, CHAPTERS)}; see `scaletut chapters`"
-        )
+        raise ParameterError(f"there is no chapter {chapter!r}{_nearest(chapter, CHAPTERS)}; see `scaletut chapters`")
     return CHAPTERS[chapter]
 
 
@@ -48,9 +46,7 @@ def environment_profile() -> str:
     """The profile that SCALETUT_PROFILE names, "" when it is not set; ParameterError when it names none."""
     name = os.environ.get(PROFILE_VARIABLE, "")
     if name and name not in PROFILES:
-        raise ParameterError(
-            f"{PROFILE_VARIABLE}={name} is none of {_listed(PROFILES)}{_nearest(name, PROFILES)}"
-        )
+        raise ParameterError(f"{PROFILE_VARIABLE}={name} is none of {_listed(PROFILES)}{_nearest(name, PROFILES)}")
     return name
 
 
@@ -113,16 +109,12 @@ def _explain(schema: type[Chapter], chapter: str, fault: dict[str, Any]) -> str:
         return f"{name}={given} is none of {_listed(choices)}{_nearest(str(given), choices)}"
     if fault["type"] in ("greater_than_equal", "less_than_equal"):
         span = f"{allowed} {schemas.field_unit(field)}".rstrip()
-        return (
-            f"{name}={given} is out of range ({span}); nearest valid: {name}={_nearest_value(field, given)}"
-        )
+        return f"{name}={given} is out of range ({span}); nearest valid: {name}={_nearest_value(field, given)}"
     if fault["type"] == "value_error":
         hint = _nearest(str(given), _SOURCES) if name == "data" else ""
         return f"{name}: {fault['ctx']['error']}{hint}; valid: {allowed}"
     kind = _KINDS[schemas.field_type(field)]
-    return (
-        f"{name}={given!r} is not {kind}; nearest valid: {name}={_nearest_value(field, given)!r} ({allowed})"
-    )
+    return f"{name}={given!r} is not {kind}; nearest valid: {name}={_nearest_value(field, given)!r} ({allowed})"
 
 
 def _nearest_value(field: Any, given: Any) -> Any:

@@ -1,0 +1,69 @@
+"""Run a chapter for the record: its outputs into its notebook, its records into `results/`, the twin in step."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from scaletut.chapters import anatomy, pairs, places
+from scaletut.chapters.run import environment, execute, plan
+from scaletut.files import atomic_write
+
+_LEFT_BY_A_RUN = ("papermill", "execution")  # times and paths of one machine, of no use to a reader
+
+
+def record(chapter: str, profile: str = "laptop", *, progress: bool = False) -> list[Path]:
+    """Run `chapter` with its profile's own parameters and keep the result; returns the files that were written.
+
+    laptop: the stored outputs of the notebook, its twin, and the records in `results/`.
+    quick, gpu: only records, in `results/<profile>/`; the receipt compares with the quick ones.
+    Raises ChapterFailed when a cell raises; then nothing of the book has changed.
+    """
+    root = places.book_root()
+    work = plan(chapter, profile=profile, root=root)
+    stores = profile == "laptop"
+    results = root / "results" if stores else root / "results" / profile
+    work.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".record-", dir=work.folder) as name:
+        target, staged = Path(name) / "notebook.ipynb", Path(name) / "records"
+        with environment(SCALETUT_PROFILE=profile, SCALETUT_RECORDS=str(staged)):
+            # Nothing is injected, so that the notebook keeps its own cells and no other.
+            execute(work.source, target, {}, label=f"{chapter} ({profile})", keep=work, bar=progress)
+        written = _install(staged, results)
+        if stores:
+            written += _store_outputs(target, work.source)
+    return written
+
+
+def _install(staged: Path, results: Path) -> list[Path]:
+    """Move the records into `results` under their own names; those of the same run made earlier are replaced."""
+    results.mkdir(parents=True, exist_ok=True)
+    fresh = sorted(staged.glob("*.json"))
+    for path in fresh:
+        os.replace(path, results / path.name)
+    return [results / path.name for path in fresh]
+
+
+def _store_outputs(executed: Path, notebook: Path) -> list[Path]:
+    import nbformat
+
+    book = clean(pairs.read_notebook(executed))
+    anatomy.put_stamp(book)
+    atomic_write(notebook, nbformat.writes(book) + "\n")
+    return [notebook, pairs.write_twin(notebook)]
+
+
+def clean(book: Any) -> Any:
+    """`book` without what papermill and the kernel note about one run: times, paths, empty tags."""
+    for part in (book, *book.cells):
+        for name in _LEFT_BY_A_RUN:
+            part.metadata.pop(name, None)
+    for cell in book.cells:
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+    book.metadata["kernelspec"] = dict(pairs.KERNEL)
+    book.metadata["language_info"] = {"name": "python"}
+    book.metadata.pop("widgets", None)
+    return book

@@ -1,0 +1,382 @@
+"""The `scaletut` command: thin, and it imports a room only when one of its commands is called."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaletut import __version__
+from scaletut.errors import CheckFailed, ParameterError, ScaletutError
+
+if TYPE_CHECKING:
+    from scaletut.chapters.run import Plan
+
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+PROFILES = ("quick", "laptop", "gpu")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0, 1 (something failed a check or a chapter), 2 (refused) or 130 (interrupted)."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except CheckFailed as error:
+        return _complain(error, FAILED)
+    except ScaletutError as error:
+        return _complain(error, REFUSED)
+    except KeyboardInterrupt:
+        print("\nscaletut: interrupted; nothing half-written was left", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `scaletut params finetune | head -1`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - Python flushes it once more on its way out
+        return 0
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"scaletut: error: {error}", file=sys.stderr)
+    return code
+
+
+# --- the commands and their options ------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; each command has examples in its help."""
+    parser = argparse.ArgumentParser(
+        prog="scaletut",
+        description="Run, check and compare the chapters of the book, on hardware that you have.",
+        epilog="examples:\n  scaletut chapters\n  scaletut params finetune\n  scaletut run finetune --profile quick",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"scaletut {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    _command(commands, "chapters", _chapters, "list the chapters, their minutes and memory", "scaletut chapters")
+
+    params = _command(
+        commands,
+        "params",
+        _params,
+        "show the parameters of a chapter: type, unit, range, default, each profile's value",
+        "scaletut params finetune",
+        "scaletut params finetune --cell   # the notebook's parameters cell",
+    )
+    params.add_argument("chapter", metavar="CHAPTER")
+    params.add_argument("--cell", action="store_true", help="print the parameters cell that fits them")
+
+    _add_run(commands)
+    _add_record(commands)
+
+    check = _command(
+        commands,
+        "check",
+        _check,
+        "check the book: linked numbers, notebooks, text twins, table of contents",
+        "scaletut check",
+        "scaletut check --write   # refresh the numbers and the text twins, then check",
+    )
+    check.add_argument("--write", action="store_true", help="refresh linked numbers and text twins first")
+
+    doctor = _command(
+        commands,
+        "doctor",
+        _doctor,
+        "tell what is installed, what is missing, what device and data there are",
+        "scaletut doctor",
+        "scaletut doctor --json",
+    )
+    doctor.add_argument("--json", action="store_true", help="for programs")
+
+    receipt = _command(
+        commands,
+        "receipt",
+        _receipt,
+        "compare this machine's quick run with the recorded one; exits 1 when a metric leaves its band",
+        "scaletut run --all --profile quick && scaletut receipt",
+        "scaletut receipt --page book/receipt.md",
+    )
+    receipt.add_argument("--page", type=Path, metavar="FILE", help="also write it as a page of the site")
+
+    ledger = _command(
+        commands,
+        "ledger",
+        _ledger,
+        "show every recorded number: value, interval, runs, device, date",
+        "scaletut ledger",
+        "scaletut ledger --page book/ledger.md",
+    )
+    ledger.add_argument("--page", type=Path, metavar="FILE", help="write it as a page of the site instead")
+
+    pair = _command(
+        commands,
+        "pair",
+        _pair,
+        "bring a notebook and its text twin in step",
+        "scaletut pair finetune               # the twin follows the notebook",
+        "scaletut pair finetune --from-text   # the notebook follows the twin and keeps its outputs",
+    )
+    pair.add_argument("chapter", metavar="CHAPTER")
+    pair.add_argument("--from-text", action="store_true", help="the twin leads")
+
+    _add_train(commands)
+    return parser
+
+
+def _command(
+    commands: Any, name: str, call: Callable[[argparse.Namespace], int], about: str, *examples: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=call)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run = _command(
+        commands,
+        "run",
+        _run,
+        "run a chapter, or all of them, through papermill",
+        "scaletut run finetune --profile quick",
+        "scaletut run finetune -p data=folder:photos -p epochs=3 --out my-run",
+        "scaletut run finetune --profile quick --grid width=8,16 --grid epochs=1,2",
+        "scaletut run --all --profile quick --stale",
+    )
+    run.add_argument("chapter", metavar="CHAPTER", nargs="?")
+    run.add_argument("--all", action="store_true", help="every chapter")
+    run.add_argument(
+        "-p", dest="parameters", metavar="name=value", action="append", default=[],
+        help="set a parameter (repeatable); see `scaletut params CHAPTER`",
+    )  # fmt: skip
+    run.add_argument("--profile", default="", metavar="P", help="quick, laptop or gpu")
+    run.add_argument(
+        "--grid", metavar="name=a,b,c", action="append", default=[],
+        help="run every combination and compare them (repeatable; separate by ; if a value holds a comma)",
+    )  # fmt: skip
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the executed notebook and its records")
+    run.add_argument("--stale", action="store_true", help="skip what is still true: same inputs, files untouched")
+
+
+def _add_record(commands: Any) -> None:
+    record = _command(
+        commands,
+        "record",
+        _record,
+        "run a chapter and keep it: outputs into its notebook, records into results/, twin in step",
+        "scaletut record finetune",
+        "scaletut record finetune --profile quick   # only the record that the receipt compares with",
+    )
+    record.add_argument("chapter", metavar="CHAPTER")
+    record.add_argument("--profile", default="laptop", choices=PROFILES)
+
+
+def _add_train(commands: Any) -> None:
+    train = _command(
+        commands,
+        "train",
+        _train,
+        "train a named preset from one or more seeds and write a record of each run",
+        "scaletut train fast --data zipf10 --epochs 1",
+        "scaletut train fast --data cifar10 --seed 0 --seed 1 --out results",
+    )
+    train.add_argument("preset", metavar="PRESET", help="fast, strong, resnet20, tutorial, or an ablation")
+    train.add_argument("--data", default="cifar10", metavar="SOURCE", help="cifar10, zipf10[:options], folder:PATH")
+    train.add_argument("--seed", type=int, action="append", metavar="N", help="repeatable; 0 when not given")
+    train.add_argument("--epochs", type=float, default=0, metavar="N", help="instead of the preset's")
+    train.add_argument("--hold-out", type=int, default=0, metavar="N", help="score N held-out training images")
+    train.add_argument("--experiment", default="", metavar="NAME", help="name of the records; train.PRESET if empty")
+    train.add_argument("--profile", default="laptop", choices=PROFILES, help="what the records are filed under")
+    train.add_argument("--checkpoint", type=Path, metavar="FILE", help="save here and resume from here")
+    train.add_argument("--out", type=Path, default=Path("_build/records/train"), metavar="DIR")
+
+
+# --- chapters ----------------------------------------------------------------------
+
+
+def _chapters(_: argparse.Namespace) -> int:
+    from scaletut.chapters.overview import chapter_lines
+
+    for line in chapter_lines():
+        print(line)
+    return 0
+
+
+def _params(options: argparse.Namespace) -> int:
+    from scaletut.chapters.overview import parameter_lines
+    from scaletut.chapters.resolve import schema_of
+    from scaletut.chapters.schemas import parameters_cell
+
+    schema = schema_of(options.chapter)
+    print(parameters_cell(schema) if options.cell else "\n".join(parameter_lines(schema)))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from scaletut.chapters.schemas import CHAPTERS
+
+    if bool(options.chapter) == options.all:
+        raise ParameterError("name one chapter, or give --all; see `scaletut chapters`")
+    if options.grid:
+        return _run_grid(options)
+    if options.all and options.parameters:
+        raise ParameterError("-p goes with one chapter, not with --all; name the chapter")
+    names = list(CHAPTERS) if options.all else [options.chapter]
+    plans = [_plan(options, name) for name in names]  # all of them are validated before the first one runs
+    faults = [fault for plan in plans if (fault := _run_one(plan, options.stale))]
+    if len(faults) > 1:
+        raise CheckFailed(f"{len(faults)} chapters failed")
+    return FAILED if faults else 0
+
+
+def _plan(options: argparse.Namespace, chapter: str) -> Plan:
+    from scaletut.chapters import resolve, run
+
+    parameters = resolve.parse_assignments(chapter, options.parameters)
+    return run.plan(chapter, parameters, profile=options.profile, out=options.out)
+
+
+def _run_one(plan: Plan, only_stale: bool) -> str:
+    """Run one chapter and print its line; the fault in words, "" when there is none."""
+    from scaletut.chapters import run
+
+    name = f"{plan.chapter:<16} {plan.resolved.profile:<7}"
+    why = plan.stale_reason()
+    if only_stale and not why:
+        print(f"{name} fresh", flush=True)
+        return ""
+    try:
+        done = run.run(plan, progress=True)
+    except run.ChapterFailed as error:
+        _complain(error, FAILED)
+        return str(error)
+    print(f"{name} {done.seconds:6.1f} s  {_shown(done.notebook)}  ({why or 'asked for'})", flush=True)
+    return ""
+
+
+def _run_grid(options: argparse.Namespace) -> int:
+    from scaletut.chapters import gallery
+
+    if options.all:
+        raise ParameterError("--grid goes with one chapter, not with --all; name the chapter")
+    plans = gallery.plans(options.chapter, options.parameters, options.grid, profile=options.profile, out=options.out)
+    faults = {plan.folder: fault for plan in plans if (fault := _run_one(plan, options.stale))}
+    for path in gallery.write(plans, failed=faults):
+        print(f"wrote {_shown(path)}")
+    return FAILED if faults else 0
+
+
+def _record(options: argparse.Namespace) -> int:
+    from scaletut.chapters import recording
+
+    for path in recording.record(options.chapter, options.profile, progress=True):
+        print(f"wrote {_shown(path)}")
+    return 0
+
+
+def _pair(options: argparse.Namespace) -> int:
+    from scaletut.chapters import pairs, places
+
+    print(f"wrote {_shown(pairs.sync(places.notebook_path(options.chapter), from_text=options.from_text))}")
+    return 0
+
+
+# --- checks and tables -------------------------------------------------------------
+
+
+def _check(options: argparse.Namespace) -> int:
+    from scaletut.chapters.checks import check_book
+    from scaletut.chapters.places import book_root
+
+    root = book_root()
+    findings, notes = check_book(root, write=options.write)
+    for note in notes:
+        print(note)
+    for finding in findings:
+        print(finding)
+    if findings:
+        raise CheckFailed(f"{len(findings)} fault{'s' if len(findings) > 1 else ''} in the book")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from scaletut import doctor
+
+    found = doctor.examine()
+    print(doctor.to_json(found) if options.json else "\n".join(doctor.lines(found)))
+    return 0
+
+
+def _receipt(options: argparse.Namespace) -> int:
+    from scaletut.chapters import receipt
+    from scaletut.chapters.places import book_root
+
+    slip = receipt.compare(book_root())
+    receipt.write(slip, book_root() / "_build" / "receipt.json", options.page)
+    print("\n".join(receipt.lines(slip)))
+    if slip.faults:
+        raise CheckFailed(f"{len(slip.faults)} of {len(slip.rows)} rows of the receipt are out of band or missing")
+    return 0
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    from scaletut.chapters import checks
+    from scaletut.chapters.places import book_root
+
+    if options.page:
+        checks.write_ledger_page(book_root(), options.page)
+        print(f"wrote {_shown(options.page)}")
+        return 0
+    print("\n".join(checks.ledger_lines(book_root())))
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from scaletut.records import write_record
+    from scaletut.train.recorded import recorded_run
+
+    experiment = options.experiment or f"train.{options.preset}"
+    for seed in options.seed or [0]:
+        with tqdm(desc=f"{options.preset}, seed {seed}", unit="step", leave=False) as bar:
+
+            def show(progress: Any, bar: Any = bar) -> None:
+                bar.total = progress.steps
+                bar.update(progress.step - bar.n)
+
+            result, record = recorded_run(
+                options.preset,
+                options.data,
+                seed,
+                experiment=experiment,
+                profile=options.profile,
+                epochs=options.epochs,
+                hold_out=options.hold_out,
+                checkpoint=options.checkpoint,
+                progress=show,
+            )
+        path = write_record(record, options.out)
+        accuracy = record.values["accuracy"]
+        print(f"seed {seed}: {accuracy.value:.2f} % in {result.seconds / 60:.1f} min ({result.status}); {path}")
+    return 0
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    with contextlib.suppress(ValueError):
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
