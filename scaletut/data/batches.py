@@ -14,6 +14,7 @@ from torch import Tensor
 from scaletut.data.imageset import ImageSet
 from scaletut.errors import ParameterError
 
+
 @dataclass(frozen=True)
 class Augment:
     """What is done at random to a training image.
@@ -38,7 +39,7 @@ class Augment:
 class Batches:
     """Batches of an image set, shuffled and augmented anew each epoch.
 
-    What comes out depends on `seed` and the epoch alone: not on `start`, nor on what was drawn before, nor on the device.
+    What comes out depends on `seed` and the epoch alone: not on `start`, on what was drawn before, or on the device.
     The images stay on the device as uint8, padded once; a batch is cut out of them, mirrored, and only then made float.
     """
 
@@ -162,8 +163,7 @@ class _Normalise:
             raise ParameterError(f"mean {mean} and std {std} must be three numbers each, 0..1 units, std above 0")
         # Repeated for every pixel: one long inner loop is three times as fast as broadcasting over three channels.
         self.scale, self.shift = (
-            torch.tensor(np.tile(one, pixels), dtype=torch.float32).to(device)
-            for one in (1 / (255 * std), -mean / std)
+            torch.tensor(np.tile(one, pixels), dtype=torch.float32).to(device) for one in (1 / (255 * std), -mean / std)
         )
         self.dtype = dtype
 

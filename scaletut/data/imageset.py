@@ -108,6 +108,11 @@ class ImageSet:
         digest.update(np.ascontiguousarray(self.labels.astype("<i8", copy=False)))
         return digest.hexdigest()
 
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """Files that could not be read, each with the reason."""
+        return self.truth.skipped if self.truth else ()
+
     def class_counts(self) -> np.ndarray:
         """Images in each class, int64 (classes,)."""
         return np.bincount(self.labels, minlength=self.num_classes)
@@ -125,7 +130,9 @@ class ImageSet:
         Raises `ParameterError` unless 0 < n < len(self).
         """
         if not 0 < n < len(self):
-            raise ParameterError(f"cannot hold out {n} of {len(self)} images of {self.name}; ask for 1 to {len(self) - 1}")
+            raise ParameterError(
+                f"{self.name} has {len(self)} images, cannot hold out {n}; ask for 1 to {len(self) - 1}"
+            )
         held = np.zeros(len(self), bool)
         for rows, count in zip(self._shuffled_classes(seed), _apportion(self.class_counts(), n), strict=True):
             held[rows[:count]] = True
@@ -139,8 +146,8 @@ class ImageSet:
         counts = self.class_counts()
         if not 0 < k <= counts.min(initial=len(self)):
             raise ParameterError(
-                f"cannot take {k} images of each class of {self.name}: its classes have {counts.min()} to {counts.max()}; "
-                f"ask for 1 to {counts.min()}"
+                f"cannot take {k} images of each class of {self.name}: its classes have {counts.min()} to "
+                f"{counts.max()}; ask for 1 to {counts.min()}"
             )
         return self.take(np.sort(np.concatenate([rows[:k] for rows in self._shuffled_classes(seed)])))
 
@@ -161,8 +168,9 @@ class ImageSet:
         rows = np.flatnonzero(new_label[self.labels] >= 0)
         kept = self.take(rows)
         truth = kept.truth
-        if truth and truth.clean_labels is not None:  # a right label outside the kept classes becomes -1
-            truth = replace(truth, clean_labels=new_label[truth.clean_labels])
+        if truth:  # the law speaks of all classes; a right label outside the kept ones becomes -1
+            clean = None if truth.clean_labels is None else new_label[truth.clean_labels]
+            truth = replace(truth, clean_labels=clean, law=None)
         names = tuple(self.class_names[number] for number in numbers)
         return replace(kept, labels=new_label[kept.labels], class_names=names, truth=truth)
 

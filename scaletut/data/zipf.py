@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import math
 import zlib
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -27,6 +28,7 @@ BLOCK = 256  # images made at a time: their float32 working copies stay near the
 NEAR_DUPLICATE_KINDS = ("shift", "recolour", "mirror", "rescale", "jpeg")
 
 Vote = Literal["majority", "first"]
+Part = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class ZipfLaw:
         Without label noise a pattern is known once seen and guessed among ten classes before:
         E(n) = (1 - 1/10) Σ p_k (1 - p_k)^n, which both votes give.
 
-        With label noise q and clean test labels, let e(c) be the chance to be wrong on a pattern seen c times, e(0) = 9/10.
-        The number of sightings is binomial, so E(n) = Σ_k p_k Σ_c Bin(c; n, p_k) e(c).
+        With label noise q and clean test labels, let e(c) be the chance to be wrong on a pattern seen c times.
+        The number of sightings is binomial, so E(n) = Σ_k p_k Σ_c Bin(c; n, p_k) e(c), with e(0) = 9/10.
 
         * "first" keeps the first label it was given: e(c) = q for c > 0, hence
           E(n) = Σ p_k [(9/10) (1 - p_k)^n + q (1 - (1 - p_k)^n)], which falls to the floor q.
@@ -108,12 +110,12 @@ class ZipfLaw:
 
 
 def vote_error(noise: float) -> np.ndarray:
-    """Chance that a majority vote of c noisy labels is wrong, c = 0, 1, …, until it is surely below 1e-10: float64 (c,).
+    """Chance that a majority vote of c noisy labels is wrong, c = 0, 1, … until it is below 1e-10: float64 (c,).
 
     A label is right with probability 1 - q, else one of nine wrong ones. The vote is right when m labels are right,
     no wrong class has more than m, and, if t of them have just m, the fair draw among t + 1 falls on the right one.
     With r = c - m wrong labels, by the exponential generating function of nine counts,
-    P(right | c) = Σ_m C(c, m) (1 - q)^m q^r (r! / 9^r) [x^r] Σ_t C(9, t) / (t + 1) (x^m / m!)^t (Σ_{j<m} x^j / j!)^(9-t).
+    P(right | c) = Σ_m C(c, m) (1 - q)^m (q / 9)^r r! [x^r] Σ_t C(9, t) / (t + 1) (x^m / m!)^t (Σ_{j<m} x^j / j!)^(9-t).
     The length comes from Chernoff's bound P(wrong | c) ≤ 9 (1 - (√(1-q) - √(q/9))²)^c.
     """
     others, q = CLASSES - 1, noise
@@ -121,19 +123,19 @@ def vote_error(noise: float) -> np.ndarray:
     longest = 1 if q == 0 else int(np.ceil(np.log(others / 1e-10) / -np.log(ratio)))
     factorial = np.cumprod(np.concatenate([[1.0], np.arange(1.0, longest + 1)]))
     series = 1 / factorial
-    choose = [1, 9, 36, 84, 126, 126, 84, 36, 9, 1]
     right = np.zeros(longest + 1)
     right[0] = 1 / CLASSES
     for m in range(1, longest + 1):
-        fewer = np.where(np.arange(longest - m + 1) < m, series[: longest - m + 1], 0)
-        powers = [np.eye(1, len(fewer))[0]]  # of `fewer`, cut off at the highest r needed
+        r = np.arange(longest - m + 1)
+        fewer = np.where(r < m, series[r], 0)  # one wrong class with fewer than m labels
+        equal = np.where(r == m, series[r], 0)  # one with just m
+        powers = [(r == 0).astype(float)]  # of `fewer`, as far as r goes
         for _ in range(others):
-            powers.append(np.convolve(powers[-1], fewer)[: len(fewer)])
-        total = np.zeros(len(fewer))
+            powers.append(np.convolve(powers[-1], fewer)[: len(r)])
+        total, tied = np.zeros(len(r)), powers[0]
         for ties in range(others + 1):
-            if ties * m < len(fewer):
-                total[ties * m :] += choose[ties] / (ties + 1) * series[m] ** ties * powers[others - ties][: len(fewer) - ties * m]
-        r = np.arange(len(fewer))
+            total += math.comb(others, ties) / (ties + 1) * np.convolve(tied, powers[others - ties])[: len(r)]
+            tied = np.convolve(tied, equal)[: len(r)]
         right[m + r] += factorial[m + r] / factorial[m] * (1 - q) ** m * (q / others) ** r * total
     return np.clip(1 - right, 0, 1)
 
@@ -143,7 +145,8 @@ def pattern_memory(
 ) -> np.ndarray:
     """The reference learner: remembers the labels seen with each pattern and guesses for one it has not seen.
 
-    `pattern`, `labels`: int64 (n,), training images (`data.truth.pattern`, `data.labels`); `query`: int64 (m,), test patterns.
+    `pattern`, `labels` int64 (n,): those of the training images (`data.truth.pattern`, `data.labels`).
+    `query` int64 (m,): patterns of the test images.
     Returns predictions int64 (m,). Ties and guesses are drawn once a pattern.
     """
     size = int(max(pattern.max(initial=0), query.max(initial=0))) + 1
@@ -175,7 +178,7 @@ class Faults:
         for field in fields(self):
             value = getattr(self, field.name)
             _require(
-                0 <= value < 1 or value == int(value) > 0,
+                0 <= value < 1 or (value >= 1 and value % 1 == 0),
                 f"{field.name}={value} must be a whole number of images, or a share of them from 0 to below 1",
             )
             counts.append(round(value * n) if value < 1 else int(value))
@@ -196,7 +199,8 @@ def zipf10(options: str = "", *, seed: int = 0, n_train: int | None = None, n_te
     """
     law, faults = parse(options)
     n_train, n_test = (N_TRAIN if n_train is None else n_train), (N_TEST if n_test is None else n_test)
-    _require(n_train > 0 and n_test > 0 and seed >= 0, f"n_train={n_train}, n_test={n_test} must be above 0, seed={seed} not below 0")
+    _require(n_train > 0 and n_test > 0, f"n_train={n_train} and n_test={n_test} must be 1 or more")
+    _require(seed >= 0, f"seed={seed} must be 0 or more")
     canvas = _patterns(law, seed)
     train = _plant(_draw(law, canvas, n_train, seed, "train"), faults, seed)
     return TrainTest(train, _draw(law, canvas, n_test, seed, "test"))
@@ -208,17 +212,18 @@ def parse(options: str) -> tuple[ZipfLaw, Faults]:
     given: dict[type, dict[str, object]] = {ZipfLaw: {}, Faults: {}}
     for part in filter(None, options.split(",")):
         name, _, text = (piece.strip() for piece in part.partition("="))
-        if name not in known:
-            raise ParameterError(f"zipf10 has no option {name!r}; did you mean {_nearest(name, known)}? ({', '.join(known)})")
+        near = max(known, key=lambda one: difflib.SequenceMatcher(None, name, one).ratio())
+        _require(name in known, f"no option {name!r}; did you mean {near}? There are {', '.join(known)}")
         kind, declared = known[name]
+        _require(name not in given[kind], f"option {name} is given twice; keep one")
         try:
             given[kind][name] = {"float": float, "int": int}.get(declared, str)(text)
         except ValueError:
-            raise ParameterError(f"zipf10 option {name}={text!r} is not a number of type {declared}; as in {name}=1") from None
+            raise ParameterError(f"zipf10: {name}={text} is not a number (type {declared}); write {name}=1") from None
     return ZipfLaw(**given[ZipfLaw]), Faults(**given[Faults])
 
 
-def sample(law: ZipfLaw, n: int, seed: int, part: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sample(law: ZipfLaw, n: int, seed: int, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Patterns, clean labels and given labels of `n` images, int64 (n,) each, without making the images.
 
     The given labels of "test" are the clean ones.
@@ -236,7 +241,7 @@ def sample(law: ZipfLaw, n: int, seed: int, part: Literal["train", "test"]) -> t
 
 
 def pattern_classes(law: ZipfLaw, seed: int) -> np.ndarray:
-    """The class of each pattern, int64 (patterns,): each ten patterns in a row are dealt to the ten classes at random."""
+    """The class of each pattern, int64 (patterns,): each ten in a row are dealt to the ten classes at random."""
     deals = np.tile(np.arange(CLASSES), (law.patterns // CLASSES, 1))
     return _stream(seed, "law", "classes").permuted(deals, axis=1).ravel()
 
@@ -258,7 +263,7 @@ def _patterns(law: ZipfLaw, seed: int) -> np.ndarray:
     return result
 
 
-def _draw(law: ZipfLaw, canvas: np.ndarray, n: int, seed: int, part: Literal["train", "test"]) -> ImageSet:
+def _draw(law: ZipfLaw, canvas: np.ndarray, n: int, seed: int, part: Part) -> ImageSet:
     """`n` images of the law, each a pattern shifted, recoloured and overlaid with pixel noise."""
     pattern, clean, labels = sample(law, n, seed, part)
     shift = _stream(seed, part, "shift").integers(0, 2 * MAX_SHIFT + 1, (n, 2))
@@ -347,10 +352,6 @@ def _blurred(images: np.ndarray) -> np.ndarray:
 def _stream(seed: int, *names: str) -> np.random.Generator:
     """An independent stream of random numbers for each purpose, so that one may grow without shifting the others."""
     return np.random.default_rng([seed, zlib.crc32(" ".join(names).encode())])
-
-
-def _nearest(name: str, known: dict) -> str:
-    return max(known, key=lambda one: difflib.SequenceMatcher(None, name, one).ratio())
 
 
 def _require(holds: bool, otherwise: str) -> None:
