@@ -6,6 +6,7 @@ numpy, scipy and the standard library only; nothing here imports torch.
 from scaletut.records.claims import Claim, Claims
 from scaletut.records.formatting import Form, format_value
 from scaletut.records.ledger import Entry, Ledger, ledger_page, repository_of
+from scaletut.records.prose import Fault, check_prose, check_records, measured_numbers, prose_pages
 from scaletut.records.record import (
     Record,
     Value,
@@ -24,10 +25,13 @@ __all__ = [
     "Claim",
     "Claims",
     "Entry",
+    "Fault",
     "Form",
     "Ledger",
     "Record",
     "Value",
+    "check_prose",
+    "check_records",
     "code_version",
     "device_facts",
     "find_records",
@@ -35,8 +39,10 @@ __all__ = [
     "ledger_page",
     "library_digest",
     "library_versions",
+    "measured_numbers",
     "new_record",
     "peak_memory",
+    "prose_pages",
     "read_record",
     "repository_of",
     "write_record",
