@@ -83,7 +83,12 @@ class Batches:
         return n // self.batch_size if self.drop_last else math.ceil(n / self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches `start`, `start` + 1, … of an epoch: images `dtype` (b, 3, h, w), labels int64 (b,)."""
+        """Batches `start`, `start` + 1, … of an epoch: images `dtype` (b, 3, h, w), labels int64 (b,).
+
+        Raises `ParameterError` when `start` is beyond the epoch's end; at its end there is nothing to give.
+        """
+        if not 0 <= start <= len(self):
+            raise ParameterError(f"start={start} but an epoch has {len(self)} batches; use 0 to {len(self)}")
         plan = self._plan(epoch)
         for number in range(start, len(self)):
             at = slice(number * self.batch_size, (number + 1) * self.batch_size)
@@ -135,16 +140,19 @@ class _Plan:
     hole: Tensor | None  # int64 (n, 2), corner of the cut-out square, may lie outside
 
 
-def cut(padded: Tensor, rows: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
+def cut(
+    padded: Tensor, rows: Tensor, top: Tensor, left: Tensor, height: int, width: int, overlapping: bool | None = None
+) -> Tensor:
     """Windows of `height` x `width` pixels of images, uint8 (b, height, width, 3).
 
     `padded` uint8 (n, H, W, 3) contiguous; `rows`, `top`, `left` int64 (b,).
-    On the CPU each line of a window is one row of an overlapping view of the memory, so that a gather copies
-    3 * width bytes at a time; elsewhere overlapping views are not to be relied on and pixels are gathered.
+    `overlapping`: each line of a window is one row of an overlapping view of the memory, so that a gather copies
+    3 * width bytes at a time. By default only on the CPU; elsewhere such views are not to be relied on and pixels
+    are gathered.
     """
     tall, wide = padded.shape[1:3]
     line = ((rows * tall + top) * wide + left)[:, None] + wide * torch.arange(height, device=padded.device)
-    if padded.device.type == "cpu":
+    if padded.device.type == "cpu" if overlapping is None else overlapping:
         size = 3 * width
         lines = torch.as_strided(padded, ((padded.numel() - size) // 3 + 1, size), (3, 1))
         return lines.index_select(0, line.flatten()).view(-1, height, width, 3)
