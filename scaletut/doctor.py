@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from scaletut import __version__
+from scaletut.errors import DataError
 
 CORE = "core"
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
@@ -159,21 +160,20 @@ def _devices() -> tuple[str, ...]:
 
 def _data() -> dict[str, str]:
     """image set -> where it would come from."""
+    return {"zipf10": "generated here, no file needed", "cifar10": _cifar10()}
+
+
+def _cifar10() -> str:
     from scaletut.data import cifar
 
-    data = {"zipf10": "generated here, no file needed"}
-    for folder in (cifar.data_folder(), cifar.cache_folder()):
-        if folder is None:
-            continue
-        if (folder / cifar.ARCHIVE).is_file():
-            data["cifar10"] = f"{folder / cifar.ARCHIVE}"
-            return data
-        found = sorted(folder.glob("**/cifar-10-batches-py"))
-        if found:
-            data["cifar10"] = f"{found[0]} (torchvision's files)"
-            return data
-    data["cifar10"] = "not here; the first use downloads it (170 MB), or set SCALETUT_DATA to its folder"
-    return data
+    try:
+        folders = [folder for folder in (cifar.data_folder(), cifar.cache_folder()) if folder]
+    except DataError as error:
+        return str(error)
+    for path in (folder / name for folder in folders for name in (cifar.NPZ, cifar.FOLDER)):
+        if path.exists():
+            return str(path)
+    return f"not here; the first use downloads it (170 MB), or {cifar.WAYS_OUT}"
 
 
 def _is_ours(name: str) -> bool:

@@ -18,7 +18,7 @@ def record(chapter: str, profile: str = "laptop", *, progress: bool = False) -> 
     """Run `chapter` with its profile's own parameters and keep the result; returns the files that were written.
 
     laptop: the stored outputs of the notebook, its twin, and the records in `results/`.
-    quick, gpu: only records, in `results/<profile>/`; the receipt compares with the quick ones.
+    quick: only records, in `results/quick/`, which the receipt compares with.
     Raises ChapterFailed when a cell raises; then nothing of the book has changed.
     """
     root = places.book_root()

@@ -15,6 +15,8 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
 
+from scaletut.errors import ParameterError
+
 ProfileName = Literal["quick", "laptop", "gpu"]
 PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)
 MOST_PARAMETERS = 8
@@ -119,9 +121,21 @@ CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType({"finetune": Fine
 def known_source(data: str) -> str:
     """`data` if it names an image set (`cifar10`, `zipf10[:options]`, `folder:PATH`) or is empty."""
     kind, colon, rest = data.partition(":")
-    if not data or (kind == "cifar10" and not colon) or kind == "zipf10" or (kind == "folder" and rest):
+    if kind == "zipf10":
+        return _known_options(data, rest)
+    if not data or (kind == "cifar10" and not colon) or (kind == "folder" and rest):
         return data
     raise ValueError(f"{data!r} is not an image set")
+
+
+def _known_options(data: str, options: str) -> str:
+    from scaletut.data.zipf import parse
+
+    try:
+        parse(options)
+    except ParameterError as error:
+        raise ValueError(str(error)) from None
+    return data
 
 
 def rising_counts(text: str) -> str:

@@ -20,7 +20,6 @@ from scaletut.errors import ScaletutError
 from scaletut.files import atomic_write, digest_json, sha256_file
 
 _PACKAGES = ("torch", "torchvision", "numpy")
-_DATA_FILES = ("*.npz", "cifar-10-batches-py/*", "cifar10/cifar-10-batches-py/*")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,10 @@ def _data_folders() -> tuple[Path, ...]:
 
 
 def _cifar_files(folder: Path) -> list[Path]:
-    return [path for pattern in _DATA_FILES for path in folder.glob(pattern) if path.is_file()]
+    from scaletut.data.cifar import FOLDER, NPZ
+
+    found = [folder / NPZ, *(folder / FOLDER).glob("*")]
+    return [path for path in found if path.is_file()]
 
 
 def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
@@ -130,3 +132,17 @@ def read_key(path: Path) -> tuple[Key, dict[Path, str], float] | None:
         return Key(dict(told["parts"])), products, float(told["seconds"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+# --- the site ----------------------------------------------------------------------
+
+_SITE_INPUTS = ("_config.yml", "_toc.yml", "requirements.lock", "book", "notebooks", "scaletut", "results")
+_NOT_INPUT = ("__pycache__", ".ipynb_checkpoints")
+
+
+def site_digest(root: Path | str) -> str:
+    """A digest over the name and content of every file that the rendered site is made from."""
+    root = Path(root)
+    paths = [path for name in _SITE_INPUTS for path in [root / name, *(root / name).rglob("*")]]
+    files = [path for path in paths if path.is_file() and not set(path.parts) & set(_NOT_INPUT)]
+    return digest_json(_digests(root, files))
