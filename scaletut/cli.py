@@ -78,9 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
         _check,
         "check the book: linked numbers, notebooks, text twins, table of contents",
         "scaletut check",
-        "scaletut check --write   # refresh the numbers and the text twins, then check",
+        "scaletut check --write   # refresh the texts of stale links, then check",
     )
-    check.add_argument("--write", action="store_true", help="refresh linked numbers and text twins first")
+    check.add_argument("--write", action="store_true", help="refresh the linked numbers first")
 
     doctor = _command(
         commands,
@@ -297,14 +297,11 @@ def _check(options: argparse.Namespace) -> int:
     from scaletut.chapters.checks import check_book
     from scaletut.chapters.places import book_root
 
-    root = book_root()
-    findings, notes = check_book(root, write=options.write)
-    for note in notes:
-        print(note)
-    for finding in findings:
-        print(finding)
-    if findings:
-        raise CheckFailed(f"{len(findings)} fault{'s' if len(findings) > 1 else ''} in the book")
+    faults = check_book(book_root(), write=options.write)
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise CheckFailed(f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the book")
     return 0
 
 
