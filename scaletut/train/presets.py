@@ -46,7 +46,7 @@ SPEED_RECIPE = Recipe(
     epochs=8,
     batch_size=512,
     optimizer="muon",
-    lr=0.24,
+    lr=0.12,
     head_lr=343.0,  # the head's input is divided by its width, and the loss is a mean: hence the large number
     vector_lr=27.0,  # norms have a bias only, which may move fast
     momentum=0.6,
@@ -62,11 +62,11 @@ FAST = Preset("speednet-s", SPEED_RECIPE, "whitened speed net, small: minutes on
 
 PRESETS: dict[str, Preset] = {
     "fast": FAST,
-    "strong": Preset("speednet-m", replace(SPEED_RECIPE, epochs=10), "whitened speed net, medium", views=6),
+    "strong": Preset("speednet-m", replace(SPEED_RECIPE, epochs=12), "whitened speed net, medium", views=6),
     "resnet20": Preset(
         "resnet20",
         Recipe(
-            epochs=4,
+            epochs=3,
             batch_size=128,
             lr=0.2,
             weight_decay=5e-4,
@@ -80,7 +80,7 @@ PRESETS: dict[str, Preset] = {
     "tutorial": Preset(
         "tutorial",
         Recipe(
-            epochs=10,
+            epochs=4,
             batch_size=32,
             optimizer="adam",
             lr=1e-3,
@@ -102,15 +102,15 @@ ABLATIONS: dict[str, Preset] = {
         recipe=replace(
             SPEED_RECIPE,
             optimizer="sgd",
-            lr=1.0,
+            lr=0.75,
             momentum=0.85,
-            weight_decay=1e-5,
+            weight_decay=1.3e-3,
             warmup=0.2,
-            head_lr=60.0,
-            vector_lr=40.0,
+            head_lr=150.0,
+            vector_lr=48.0,
             normalise_filters=False,
         ),
-        about="Nesterov SGD with its own rates instead of Muon",
+        about="Nesterov SGD at the rates of Jordan (2024), rescaled to this batch and head",
     ),
     "no_smoothing": replace(FAST, recipe=replace(SPEED_RECIPE, label_smoothing=0.0), about="hard labels"),
     "no_crop": replace(FAST, recipe=replace(SPEED_RECIPE, crop=0), about="no random crops"),
