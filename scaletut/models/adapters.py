@@ -140,9 +140,7 @@ def adapt(
     if num_classes < 1 or rank < 1:
         raise ParameterError(f"num_classes is {num_classes} and rank is {rank}: both must be at least 1")
     if any(isinstance(module, LoRA) for module in model.modules()):
-        raise ParameterError(
-            "the network carries LoRA layers already: call merge(model) first, then adapt it again"
-        )
+        raise ParameterError("the network carries LoRA layers already: call merge(model) first, then adapt it again")
     fixed = _frozen_by_design(model)
     net = copy.deepcopy(model)
     if mode == "scratch":
@@ -169,9 +167,7 @@ def merge(model: nn.Module) -> nn.Module:
     net = copy.deepcopy(model)
     found = [(name, module) for name, module in net.named_modules() if isinstance(module, LoRA)]
     if not found:
-        raise ParameterError(
-            "there is no LoRA layer to merge: give a network made by adapt(model, 'lora', ...)"
-        )
+        raise ParameterError("there is no LoRA layer to merge: give a network made by adapt(model, 'lora', ...)")
     for name, module in found:
         _set_module(net, name, module.merged())
     return net
@@ -266,9 +262,7 @@ def _set_statistics(net: nn.Module, *, fixed: bool) -> None:
         kind = next((kind for kind in FROZEN_KINDS if isinstance(module, kind)), None)
         if kind is None or not module.track_running_stats or isinstance(module, FrozenBatchNorm) == fixed:
             continue
-        new = (FROZEN_KINDS[kind] if fixed else kind)(
-            module.num_features, module.eps, module.momentum, module.affine
-        )
+        new = (FROZEN_KINDS[kind] if fixed else kind)(module.num_features, module.eps, module.momentum, module.affine)
         new.load_state_dict(module.state_dict())
         _set_module(net, name, new.to(module.running_mean.device, module.running_mean.dtype))
 

@@ -117,9 +117,7 @@ def _describe(model: nn.Module, spec: NetSpec) -> nn.Module:
     return model
 
 
-def _check_arguments(
-    name: str, num_classes: int, width: float | None, seed: int, whiten: Tensor | None
-) -> None:
+def _check_arguments(name: str, num_classes: int, width: float | None, seed: int, whiten: Tensor | None) -> None:
     _check_name(name)
     if num_classes < 1:
         raise ParameterError(f"num_classes is {num_classes}: a classifier needs at least 1 output")
@@ -147,9 +145,7 @@ def _check_name(name: str) -> None:
         near = f"{family[1]}{near_depth(int(family[2]))}"
         raise ParameterError(f"there is no network '{name}': depths are 6n + 2, the nearest is '{near}'")
     nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
-    raise ParameterError(
-        f"there is no network '{name}': the nearest name is '{nearest}'; known are {', '.join(known)}"
-    )
+    raise ParameterError(f"there is no network '{name}': the nearest name is '{nearest}'; known are {', '.join(known)}")
 
 
 def _construct(

@@ -203,9 +203,7 @@ def _layers(calls: list[Call]) -> tuple[Layer, ...]:
         uses = made.numel() // _outputs(module) if weights else 0
         flops = 2 * weights * uses
         passes = 1 + (weights > 0 and module.weight.requires_grad) + given.requires_grad
-        row = rows.setdefault(
-            name, dict.fromkeys(("uses", "macs", "flops", "training_flops", "activation_bytes"), 0)
-        )
+        row = rows.setdefault(name, dict.fromkeys(("uses", "macs", "flops", "training_flops", "activation_bytes"), 0))
         row |= {
             "name": name,
             "kind": type(module).__name__,
@@ -246,9 +244,7 @@ def _hooked(
     for name, module in _counted(model):
         if before is not None:
             handles.append(module.register_forward_pre_hook(lambda _m, _i, name=name: before(name)))
-        handles.append(
-            module.register_forward_hook(lambda m, i, o, name=name: after(name, m, i[0], _first(o)))
-        )
+        handles.append(module.register_forward_hook(lambda m, i, o, name=name: after(name, m, i[0], _first(o))))
     try:
         yield
     finally:

@@ -29,13 +29,9 @@ class TutorialNet(nn.Module):
         super().__init__()
         channels = [round(c * width) for c in WIDTHS]
         if channels[0] < 1:
-            raise ParameterError(
-                f"width {width} leaves the first layer without a channel: give at least 1/32 or so"
-            )
+            raise ParameterError(f"width {width} leaves the first layer without a channel: give at least 1/32 or so")
         if image_size < 8:
-            raise ParameterError(
-                f"image_size {image_size} vanishes in three 2x2 pools: give at least 8 pixels"
-            )
+            raise ParameterError(f"image_size {image_size} vanishes in three 2x2 pools: give at least 8 pixels")
         layers: list[nn.Module] = []
         for before, after in zip([3, *channels], channels, strict=False):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]

@@ -18,9 +18,7 @@ from torch.nn import functional as F
 from scaletut.errors import DataError, ParameterError
 from scaletut.files import sha256_bytes
 
-LITE0_MEAN = (
-    127 / 255,
-) * 3  # the weights were trained with (pixel - 127) / 128, not with ImageNet's statistics
+LITE0_MEAN = (127 / 255,) * 3  # the weights were trained with (pixel - 127) / 128, not with ImageNet's statistics
 LITE0_STD = (128 / 255,) * 3
 LITE0_FEATURES = 1280
 SIZE = 96  # default side in pixels: 5.4 times cheaper than the 224 of ImageNet
@@ -68,9 +66,7 @@ class EfficientNetLite0(nn.Module):
         return self.net._fc(self.net._dropout(self.features(x)))
 
 
-def efficientnet_lite0(
-    num_classes: int = 1000, *, size: int = SIZE, weights: bool = True
-) -> EfficientNetLite0:
+def efficientnet_lite0(num_classes: int = 1000, *, size: int = SIZE, weights: bool = True) -> EfficientNetLite0:
     """EfficientNet-Lite0 with ImageNet weights; the last layer is new unless `num_classes` is 1000.
 
     Args:
@@ -122,9 +118,7 @@ def features(
         ParameterError: images of another shape or dtype, or a size that is not a multiple of 32.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ParameterError(
-            f"images are {images.dtype} {images.shape}: features() takes uint8 (n, height, width, 3)"
-        )
+        raise ParameterError(f"images are {images.dtype} {images.shape}: features() takes uint8 (n, height, width, 3)")
     if batch_size < 1:
         raise ParameterError(f"batch_size is {batch_size}: give at least 1")
     key = f"efficientnet-lite0:{size}:{images.shape}:{sha256_bytes(np.ascontiguousarray(images).tobytes())}"

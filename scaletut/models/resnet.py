@@ -85,9 +85,7 @@ class CifarResNet(nn.Module):
             )
         widths = [round(channels * width) for channels in STAGE_WIDTHS]
         if widths[0] < 1:
-            raise ParameterError(
-                f"width {width} leaves the first stage without a channel: give at least 1/16 or so"
-            )
+            raise ParameterError(f"width {width} leaves the first stage without a channel: give at least 1/16 or so")
         self.depth, self.width, self.residual = depth, width, residual
         self.conv = conv3x3(3, widths[0])
         self.bn = nn.BatchNorm2d(widths[0])

@@ -49,16 +49,12 @@ def save_weights(model: nn.Module, path: Path | str, manifest: Mapping[str, Any]
         )
     reserved = {"format", "net", "sha256"}
     if clash := reserved & set(manifest or {}):
-        raise ParameterError(
-            f"the manifest may not use the reserved names {sorted(clash)}: rename those entries"
-        )
+        raise ParameterError(f"the manifest may not use the reserved names {sorted(clash)}: rename those entries")
     full = {**(manifest or {}), "format": FORMAT, "net": spec.to_dict(), "sha256": _digest(tensors)}
     try:
         text = canonical_json(full)
     except (TypeError, ValueError) as error:
-        raise ParameterError(
-            f"the manifest cannot be written as JSON ({error}): give plain finite values"
-        ) from error
+        raise ParameterError(f"the manifest cannot be written as JSON ({error}): give plain finite values") from error
     return atomic_write(path, safetensors.torch.save(tensors, {KEY: text}))
 
 
@@ -94,23 +90,17 @@ def load_weights(path: Path | str) -> nn.Module:
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     if _digest(tensors) != manifest["sha256"]:
-        raise DataError(
-            f"{Path(path).name} was altered: its weights do not match its manifest; save it again"
-        )
+        raise DataError(f"{Path(path).name} was altered: its weights do not match its manifest; save it again")
     net = skeleton(NetSpec(**manifest["net"]))
     if _shapes(tensors) != _shapes(net.state_dict()):
-        raise DataError(
-            f"{Path(path).name} does not fit '{manifest['net']['name']}' as built here: save it again"
-        )
+        raise DataError(f"{Path(path).name} does not fit '{manifest['net']['name']}' as built here: save it again")
     net.load_state_dict(tensors)
     return net.eval()
 
 
 def _open(path: Path | str) -> Any:
     if not Path(path).is_file():
-        raise DataError(
-            f"there is no weights file {Path(path).name}: check the path, or write one with save_weights()"
-        )
+        raise DataError(f"there is no weights file {Path(path).name}: check the path, or write one with save_weights()")
     try:
         return safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:

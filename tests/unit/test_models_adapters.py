@@ -39,9 +39,7 @@ def step(net: nn.Module, x: torch.Tensor, steps: int = 1, lr: float = 0.05) -> N
 def features(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """What enters the last layer."""
     kept = []
-    handle = net.get_submodule(head_name(net)).register_forward_pre_hook(
-        lambda _m, given: kept.append(given[0])
-    )
+    handle = net.get_submodule(head_name(net)).register_forward_pre_hook(lambda _m, given: kept.append(given[0]))
     net(x)
     handle.remove()
     return kept[0].detach()
@@ -73,8 +71,7 @@ def test_training_moves_exactly_what_requires_grad(name: str, mode: str) -> None
 def test_what_trains_in_each_mode(name: str) -> None:
     source = trained(name)
     trains = {
-        mode: {n for n, p in adapt(source, mode, 5, seed=0).named_parameters() if p.requires_grad}
-        for mode in MODES
+        mode: {n for n, p in adapt(source, mode, 5, seed=0).named_parameters() if p.requires_grad} for mode in MODES
     }
     head = head_name(source)
     norms = {p for p, m in source.named_modules() if isinstance(m, nn.BatchNorm2d)}
@@ -144,9 +141,7 @@ def test_scratch_is_the_freshly_built_net(name: str) -> None:
     net = adapt(source, "scratch", 4, seed=9)
     fresh = build(name, num_classes=4, width=NETS[name], seed=9)
     for key, value in net.state_dict().items():
-        same = (
-            source if key in source.spec.frozen else fresh
-        )  # whitening comes from images, it is not learned
+        same = source if key in source.spec.frozen else fresh  # whitening comes from images, it is not learned
         assert torch.equal(value, same.state_dict()[key]), key
 
 
@@ -208,9 +203,7 @@ def test_a_trained_lora_network_equals_its_merged_one(name: str) -> None:
     assert not any(isinstance(m, LoRA) for m in merged.modules())
     torch.testing.assert_close(merged.eval()(images()), net.eval()(images()), rtol=1e-4, atol=1e-5)
     plain = build(name, num_classes=3, width=NETS[name])
-    assert [(n, p.shape) for n, p in merged.named_parameters()] == [
-        (n, p.shape) for n, p in plain.named_parameters()
-    ]
+    assert [(n, p.shape) for n, p in merged.named_parameters()] == [(n, p.shape) for n, p in plain.named_parameters()]
     plain.load_state_dict(merged.state_dict())
     torch.testing.assert_close(plain.eval()(images()), net(images()), rtol=1e-4, atol=1e-5)
     with pytest.raises(ParameterError, match="no LoRA layer"):
@@ -221,9 +214,7 @@ def test_a_trained_lora_network_equals_its_merged_one(name: str) -> None:
 
 def test_parameters_grow_with_the_rank_and_stay_few() -> None:
     source = build("resnet20")
-    counts = [
-        count_parameters(adapt(source, "lora", 10, seed=0, rank=rank), trainable=True) for rank in (1, 2, 4)
-    ]
+    counts = [count_parameters(adapt(source, "lora", 10, seed=0, rank=rank), trainable=True) for rank in (1, 2, 4)]
     head = 650
     # Rank r costs r * (inputs * k * k + outputs) a layer; the first layer has the smallest full rank, 16.
     assert (counts[1] - head) == 2 * (counts[0] - head)
@@ -242,11 +233,7 @@ def test_rank_is_cut_to_the_full_rank() -> None:
 def test_alpha_scales_the_correction() -> None:
     source = build("resnet8", width=0.5)
     scales = {
-        alpha: {
-            m.scale
-            for m in adapt(source, "lora", 3, seed=0, rank=4, alpha=alpha).modules()
-            if isinstance(m, LoRA)
-        }
+        alpha: {m.scale for m in adapt(source, "lora", 3, seed=0, rank=4, alpha=alpha).modules() if isinstance(m, LoRA)}
         for alpha in (None, 4.0, 8.0)
     }
     assert scales == {None: {1.0}, 4.0: {1.0}, 8.0: {2.0}}

@@ -59,9 +59,7 @@ def test_plain_net_is_the_residual_net_minus_its_shortcuts() -> None:
 def test_depth_counts_layers_with_weights_on_the_longest_path() -> None:
     for depth in (8, 20, 44):
         net = CifarResNet(depth)
-        on_path = [
-            n for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and "shortcut" not in n
-        ]
+        on_path = [n for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and "shortcut" not in n]
         assert len(on_path) == depth
 
 
@@ -115,9 +113,7 @@ def test_gradients_reach_every_layer(name: str) -> None:
     net = build(name, width=SMALL.get(name), seed=3)
     nn.functional.cross_entropy(net(images()), torch.arange(4)).backward()
     silent = [
-        n
-        for n, p in net.named_parameters()
-        if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
+        n for n, p in net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
     ]
     assert silent == []
 
@@ -254,9 +250,7 @@ def test_shrinking_filters_keeps_sum_and_symmetry() -> None:
     small = resnet_room.shrink_filters(filters)
     assert small.shape == (5, 3, 3, 3)
     torch.testing.assert_close(small.sum((2, 3)), filters.sum((2, 3)), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        resnet_room.shrink_filters(filters.flip(3)), small.flip(3), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(resnet_room.shrink_filters(filters.flip(3)), small.flip(3), rtol=1e-4, atol=1e-5)
     edge = torch.zeros(1, 1, 7, 7)
     edge[..., :3], edge[..., 4:] = 1.0, -1.0  # a vertical edge stays a vertical edge
     left, middle, right = resnet_room.shrink_filters(edge)[0, 0].sum(0)

@@ -61,9 +61,7 @@ def test_a_network_that_build_does_not_know_is_refused(tmp_path: Path) -> None:
         save_weights(nn.Linear(2, 2), tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize(
-    "manifest", [{"net": {}}, {"sha256": "0"}, {"loss": float("nan")}, {"model": object()}]
-)
+@pytest.mark.parametrize("manifest", [{"net": {}}, {"sha256": "0"}, {"loss": float("nan")}, {"model": object()}])
 def test_a_manifest_that_cannot_be_kept_is_refused(manifest: dict, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="manifest"):
         save_weights(build("resnet8"), tmp_path / "a.safetensors", manifest)
