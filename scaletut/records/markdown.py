@@ -9,9 +9,9 @@ CITED = "\x01"  # stands where a citation stood, so that its sentence is known
 
 _FENCE = re.compile(r"^[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)*(?P<fence>`{3,}|~{3,}|:{3,})(?P<info>[^\n]*)$")
 _DIRECTIVE = re.compile(r"\s*\{(?P<name>[\w:.+-]+)\}")
-_VERBATIM = frozenset(
-    "math code code-block code-cell sourcecode literalinclude parsed-literal doctest raw "
-    "mermaid image toctree bibliography include api-room".split()  # noqa: SIM905
+_VERBATIM = re.compile(
+    r"(?:math|code|code-block|code-cell|sourcecode|literalinclude|parsed-literal|doctest|raw"
+    r"|mermaid|image|toctree|bibliography|include|api-room)\Z"
 )
 _OPTION = re.compile(r"^[ \t>]*:[\w-]+:")
 _METADATA = re.compile(r"^(?:[ \t]*\([\w.:-]+\)=|%|\+\+\+|[ \t]*\{[^}]*\}[ \t]*$)")
@@ -105,13 +105,13 @@ def _is_verbatim(fence: re.Match[str]) -> bool:
     directive = _DIRECTIVE.match(fence["info"])
     if directive is None:
         return fence["fence"][0] != ":"
-    return directive["name"] in _VERBATIM
+    return bool(_VERBATIM.match(directive["name"]))
 
 
 def _mask_head(line: str, fence: re.Match[str]) -> str:
     """The title of an admonition is prose; the path of a figure and the language of a code block are not."""
     directive = _DIRECTIVE.match(fence["info"])
-    if directive is None or directive["name"] in (*_VERBATIM, "figure"):
+    if directive is None or _is_verbatim(fence) or directive["name"] == "figure":
         return " " * len(line)
     title = fence.start("info") + directive.end()
     return " " * title + line[title:]

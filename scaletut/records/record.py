@@ -298,13 +298,9 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def code_version() -> dict[str, str]:
-    """Package version, digest of the library's source and, in a git checkout, the commit.
-
-    "+dirty" follows the commit if the library, the text of a chapter or the dependencies differ from it;
-    stored outputs and other records do not count, for they change with every recorded run.
-    """
-    code = {"version": __version__, "library": library_digest()}
+@functools.lru_cache(maxsize=1)
+def _code() -> dict[str, str]:
+    code = {"version": __version__, "library": _LIBRARY_AS_LOADED}
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return code
@@ -316,11 +312,24 @@ def code_version() -> dict[str, str]:
     return code
 
 
+def code_version() -> dict[str, str]:
+    """Package version, digest of the library's source and, in a git checkout, the commit; asked once a process.
+
+    The digest is that of the source when this module was loaded, so an edit during a long run does not count.
+    "+dirty" follows the commit if the library, the text of a chapter or the dependencies differ from it;
+    stored outputs and other records do not count, for they change with every recorded run.
+    """
+    return dict(_code())
+
+
 def library_digest() -> str:
     """Hexadecimal sha256 over the names and contents of the library's Python files."""
     package = Path(__file__).resolve().parents[1]
     files = sorted(package.rglob("*.py"))
     return digest_json({p.relative_to(package).as_posix(): sha256_bytes(p.read_bytes()) for p in files})
+
+
+_LIBRARY_AS_LOADED = library_digest()
 
 
 # --- content, text and back --------------------------------------------------------
