@@ -62,7 +62,7 @@ FAST = Preset("speednet-s", SPEED_RECIPE, "whitened speed net, small: minutes on
 
 PRESETS: dict[str, Preset] = {
     "fast": FAST,
-    "strong": Preset("speednet-m", replace(SPEED_RECIPE, epochs=12), "whitened speed net, medium", views=6),
+    "strong": Preset("speednet-m", replace(SPEED_RECIPE, epochs=10), "whitened speed net, medium", views=6),
     "resnet20": Preset(
         "resnet20",
         Recipe(
