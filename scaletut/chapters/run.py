@@ -143,6 +143,8 @@ def execute(
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    from scaletut.chapters.kernel import QuietKernel
+
     try:
         with _quiet_kernel():
             papermill.execute_notebook(
@@ -150,6 +152,7 @@ def execute(
                 target,
                 parameters=dict(parameters),
                 kernel_name="python3",
+                kernel_manager_class=QuietKernel,
                 progress_bar={"desc": label, "leave": False, "mininterval": 1} if bar else False,
                 cwd=source.parent,
             )
@@ -174,9 +177,12 @@ def variants(chapter: str, grid: Mapping[str, Sequence[Any]]) -> list[dict[str, 
 
 def _absolute(value: Any) -> Any:
     """A relative `folder:` means the caller's working directory, while the notebook runs in its own."""
-    if isinstance(value, str) and value.startswith("folder:") and len(value) > len("folder:"):
-        return f"folder:{Path(value.partition(':')[2]).expanduser().resolve()}"
-    return value
+    if not (isinstance(value, str) and value.startswith("folder:") and len(value) > len("folder:")):
+        return value
+    folder = Path(value.partition(":")[2]).expanduser().resolve()
+    if not folder.is_dir():
+        raise ParameterError(f"data={value}: {folder} is not a folder; name one that has a sub-folder a class")
+    return f"folder:{folder}"
 
 
 def _folders(
