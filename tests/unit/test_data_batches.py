@@ -1,5 +1,7 @@
 """Batches: the right pixels, at the right place, every epoch, and again after a restart."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,7 @@ def test_alternate_flip_shows_both_views_in_any_two_epochs_in_a_row():
         images, labels = everything(batches, epoch)
         flipped = (levels(images) == data.images[labels][:, :, ::-1]).all(axis=(1, 2, 3))
         mirrored.append(flipped[labels.argsort().numpy()])
-    for before, after in zip(mirrored, mirrored[1:]):
+    for before, after in pairwise(mirrored):
         np.testing.assert_array_equal(before, ~after)
     assert abs(mirrored[0].mean() - 0.5) < 5 * 0.5 / np.sqrt(1000)
 

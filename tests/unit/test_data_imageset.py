@@ -35,7 +35,9 @@ def identity(data):
 def test_refuses_what_does_not_fit(change, says):
     good = make()
     with pytest.raises(DataError, match=says):
-        ImageSet(**{"images": good.images, "labels": good.labels, "class_names": good.class_names, "name": "x", **change})
+        ImageSet(
+            **{"images": good.images, "labels": good.labels, "class_names": good.class_names, "name": "x", **change}
+        )
 
 
 def test_arrays_cannot_be_changed_and_the_caller_s_stay_writable():
