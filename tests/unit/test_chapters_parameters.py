@@ -53,7 +53,7 @@ def test_the_environment_replaces_the_default_profile_and_no_other(monkeypatch):
     assert chapters.settings("finetune").profile == "quick"
     assert chapters.settings("finetune", profile="gpu").profile == "gpu"
     monkeypatch.setenv("SCALETUT_PROFILE", "quik")
-    with pytest.raises(ParameterError, match="SCALETUT_PROFILE=quik.*'quick'"):
+    with pytest.raises(ParameterError, match=r"SCALETUT_PROFILE=quik.*'quick'"):
         chapters.settings("finetune")
 
 
