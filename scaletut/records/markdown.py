@@ -28,10 +28,10 @@ _OPAQUE = re.compile(
     rf"|(?P<html></?[a-zA-Z][\w-]*(?:\s[^<>]*)?/?>|<https?://[^<>\s]+>)",
     re.DOTALL,
 )
-_IMAGE = re.compile(r"!\[(?:\\.|[^\[\]\\])*\]\([^()]*\)")
-_ATTRIBUTES = re.compile(r"(?<=[\])])\{[^{}\n]*\}")
+_IMAGE = re.compile(r"!\[(?:\\.|[^\[\]\\])*\]\([^()]*\)(?:\{[^{}\n]*\})?")
+_ATTRIBUTES = re.compile(r"(?<=\])\{[^{}\n]*\}")
 _ADDRESS = re.compile(r"\bhttps?://[^\s)>\]]+")
-_LINK = re.compile(r"(?<!!)\[((?:\\.|[^\[\]\\])*)\]\(\s*<?([^()\s<>]*)>?(?:\s+[\"'][^)]*)?\)")
+_LINK = re.compile(r"(?<!!)\[((?:\\.|[^\[\]\\])*)\]\(\s*<?([^()\s<>]*)>?(?:\s+[\"'][^)]*)?\)(?:\{[^{}\n]*\})?")
 
 
 @dataclass(frozen=True)

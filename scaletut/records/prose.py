@@ -169,7 +169,7 @@ def _check_text(path: Path, place: str, text: str, ledger: Ledger) -> list[Fault
         if fault := _link_fault(link, ledger):
             found.append((link.start, *fault))
     for offset, number in measured_numbers(text):
-        found.append((offset, f"the measured number {number!r} stands bare", _remedy(number, ledger)))
+        found.append((offset, f"the measured number {number} stands bare", _remedy(number, ledger)))
     return [Fault(str(path), _place(place, text, offset), *what) for offset, *what in sorted(found)]
 
 
@@ -185,10 +185,10 @@ def _link_fault(link: Link, ledger: Ledger) -> tuple[str, str] | None:
     forms = ledger.forms(key)
     if _bare(link.text) in forms.values():
         return None
-    form = guess_form(_bare(link.text), ledger[key].unit)
+    fresh = forms.get(guess_form(_bare(link.text), ledger[key].unit), forms["value"])
     return (
         f"[{shown}]({link.target}) is not what the ledger says",
-        f"write {forms.get(form, forms['value'])!r} (`scaletut check --write` does it)",
+        f"write [{fresh}]({link.target}) (`scaletut check --write` does it)",
     )
 
 
