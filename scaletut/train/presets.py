@@ -27,6 +27,7 @@ class Preset:
     """A network, a recipe, and how many views of an image the prediction averages.
 
     `whiten` and `identity` switch the two initialisations of the speed net, for ablations.
+    `width` is a factor on the network's channels, for runs that must be cheaper; None leaves it as it is.
     """
 
     network: str
@@ -35,10 +36,13 @@ class Preset:
     views: int = 1
     whiten: bool = True
     identity: bool = True
+    width: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for records."""
         flags = {"views": self.views, "whiten": self.whiten, "identity": self.identity}
+        if self.width is not None:
+            flags["width"] = self.width
         return {"network": self.network, **flags, **self.recipe.to_dict()}
 
 
@@ -134,10 +138,10 @@ def make_network(preset: Preset, train: ImageSet, seed: int) -> nn.Module:
     """The preset's network, initialised from `seed`, its first layer whitened on `train` where it has one."""
     classes = len(train.class_names)
     if not preset.network.startswith("speednet"):
-        return build(preset.network, num_classes=classes, seed=seed)
+        return build(preset.network, num_classes=classes, width=preset.width, seed=seed)
     mean, std = channel_statistics(train)
     images = to_tensor(train.images[:WHITEN_IMAGES], mean, std) if preset.whiten else None
-    model = build(preset.network, num_classes=classes, seed=seed, whiten=images)
+    model = build(preset.network, num_classes=classes, width=preset.width, seed=seed, whiten=images)
     if not preset.whiten:
         model.whiten.weight.requires_grad_(True)
     if not preset.identity:
