@@ -67,7 +67,7 @@ def _entries(block: str) -> list[str]:
     entries = [_ENTRY.match(line) if line[:1] != " " else None for line in lines]
     return [
         f"* `{entry[1].strip('`')}`: {entry[2]}" if entry else f"  {line.strip()}"
-        for line, entry in zip(lines, entries)
+        for line, entry in zip(lines, entries, strict=False)
     ]
 
 
@@ -79,12 +79,12 @@ def _keep_dollars(line: str) -> str:
 # --- what a name is -----------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(inspect.getsource(importlib.import_module(module)))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def foreign_names(module: str) -> frozenset[str]:
     """Names that a module of the library imports from other projects: their pages are not at hand offline."""
     found = set()
@@ -155,9 +155,9 @@ def _describe_class(name: str, cls: type) -> Iterator[str]:
     elif pydantic:
         body += ["", *_model_table(pydantic)]
     for member, value in vars(cls).items():
-        if member.startswith("_") or member in {field.name for field in fields} or member.startswith("model_"):
+        if member.startswith(("_", "model_")) or member in {field.name for field in fields}:
             continue
-        body += [""] + [line for line in _describe_member(cls, member, value)]
+        body += ["", *list(_describe_member(cls, member, value))]
     kind = "exception" if issubclass(cls, BaseException) else "class"
     plain = pydantic or kind == "exception"
     yield from _directive(kind, name if plain else name + _signature(cls), "\n".join(body))
@@ -196,7 +196,9 @@ def _directive(
 
 def _docstring(thing: Any, name: str) -> str:
     text = thing.__doc__
-    generated = inspect.isclass(thing) and dataclasses.is_dataclass(thing) and (text or "").startswith(f"{thing.__name__}(")
+    generated = (
+        inspect.isclass(thing) and dataclasses.is_dataclass(thing) and (text or "").startswith(f"{thing.__name__}(")
+    )
     if not text or generated:
         logger.warning("%s is public and has no docstring", name, type="api", subtype="docstring")
         return ""
@@ -209,7 +211,9 @@ def _signature(thing: Any, drop_first: bool = False) -> str:
     aliases = private_aliases(thing.__module__)
     parameters = [one.replace(annotation=_expand(one.annotation, aliases)) for one in parameters]
     signature = signature.replace(return_annotation=_expand(signature.return_annotation, aliases))
-    parameters = [one.replace(default=_Default(one.default)) if one.default is not one.empty else one for one in parameters]
+    parameters = [
+        one.replace(default=_Default(one.default)) if one.default is not one.empty else one for one in parameters
+    ]
     signature = signature.replace(parameters=parameters)
     if inspect.isclass(thing):
         signature = signature.replace(return_annotation=inspect.Signature.empty)
@@ -217,12 +221,13 @@ def _signature(thing: Any, drop_first: bool = False) -> str:
 
 
 def private_aliases(module: str) -> dict[str, str]:
-    """Short names for types, such as `Flip = Literal[...]`, that stand for their choices in a signature."""
+    """Short names for types, such as `Flip = Literal[...]`, that are not public: a signature shows what they mean."""
     values = vars(importlib.import_module(module))
+    public = getattr(importlib.import_module(".".join(module.split(".")[:2])), "__all__", ())
     return {
-        name: str(value).replace("typing.", "")
+        name: str(value).replace("typing.", "").replace("collections.abc.", "")
         for name, value in values.items()
-        if typing.get_origin(value) is typing.Literal
+        if typing.get_origin(value) and name not in public
     }
 
 
@@ -245,7 +250,11 @@ class _Default:
 
 def _field_table(cls: type, fields: list[dataclasses.Field[Any]]) -> list[str]:
     comments = field_comments(cls)
-    rows = [(field.name, _expand(_type_text(field.type), private_aliases(cls.__module__)), comments.get(field.name, "")) for field in fields if field.repr or field.init]
+    rows = [
+        (field.name, _expand(_type_text(field.type), private_aliases(cls.__module__)), comments.get(field.name, ""))
+        for field in fields
+        if field.repr or field.init
+    ]
     return _table(rows) if any(comment for *_, comment in rows) else []
 
 
@@ -275,7 +284,9 @@ class ApiRoom(SphinxDirective):
         module = importlib.import_module(self.arguments[0])
         names = getattr(module, "__all__", None)
         if names is None and not hasattr(module, "__path__"):  # a single file: the classes that it defines
-            names = [name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
+            names = [
+                name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__
+            ]
         if not names:
             logger.warning("%s has no __all__: nothing to document", module.__name__, location=self.get_location())
             return []
@@ -310,7 +321,7 @@ def resolve_type(
     }
     tops = {name: entry for name, entry in matches.items() if name.count(".") <= 2}
     if len(tops) == 1:
-        (name, entry), = tops.items()
+        ((name, entry),) = tops.items()
         return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
     if target.split(".")[0] in env.metadata.get(node["refdoc"], {}).get("foreign", ()):
         return contnode

@@ -91,7 +91,9 @@ def drop_live_code(
     They hold the only address of another host that a page could call.
     """
     context["script_files"] = [
-        script for script in context["script_files"] if "thebe" not in str(getattr(script, "filename", "") or "")
+        script
+        for script in context["script_files"]
+        if "thebe" not in str(getattr(script, "filename", "") or "")
         and "thebe" not in str(getattr(script, "attributes", {}).get("body", "")).lower()
     ]
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from scaletut.data.imageset import ImageSet, TrainTest, Truth
 from scaletut.data.sources import load
+from scaletut.data.zipf import ZipfLaw
 
 if TYPE_CHECKING:
     from scaletut.data.batches import Augment, Batches, channel_statistics, to_tensor
 
-__all__ = ["Augment", "Batches", "ImageSet", "TrainTest", "Truth", "channel_statistics", "load", "to_tensor"]
+__all__ = ["Augment", "Batches", "ImageSet", "TrainTest", "Truth", "ZipfLaw", "channel_statistics", "load", "to_tensor"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from scaletut.models.adapters import MODES, LoRA, Mode, adapt, merge, trainable_
 from scaletut.models.build import NetSpec, build, count_parameters, names
 from scaletut.models.complexity import Complexity, Layer, LayerTime, complexity, time_layers
 from scaletut.models.plain import TutorialNet
-from scaletut.models.pretrained import efficientnet_lite0, features
+from scaletut.models.pretrained import EfficientNetLite0, efficientnet_lite0, features
 from scaletut.models.resnet import BasicBlock, CifarResNet, resnet18
 from scaletut.models.weights import load_weights, read_manifest, save_weights
 
@@ -16,6 +16,7 @@ __all__ = [
     "BasicBlock",
     "CifarResNet",
     "Complexity",
+    "EfficientNetLite0",
     "Layer",
     "LayerTime",
     "LoRA",

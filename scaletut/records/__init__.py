@@ -3,7 +3,7 @@
 numpy, scipy and the standard library only; nothing here imports torch.
 """
 
-from scaletut.records.claims import Claim, Claims
+from scaletut.records.claims import Claim, Claims, Display
 from scaletut.records.formatting import Form, format_value
 from scaletut.records.ledger import Entry, Ledger, ledger_page, repository_of
 from scaletut.records.prose import Fault, check_prose, check_records, measured_numbers, prose_pages
@@ -24,6 +24,7 @@ from scaletut.records.record import (
 __all__ = [
     "Claim",
     "Claims",
+    "Display",
     "Entry",
     "Fault",
     "Form",

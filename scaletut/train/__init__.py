@@ -1,6 +1,6 @@
 """Training: a recipe, one loop, metrics, the choice of device."""
 
-from scaletut.train.device import execution, pick_device
+from scaletut.train.device import Execution, execution, pick_device
 from scaletut.train.loop import EpochStats, Progress, TrainingResult, fit, predict, training_flops
 from scaletut.train.metrics import ClassificationReport, calibration_bins, report
 from scaletut.train.recipe import Recipe
@@ -8,6 +8,7 @@ from scaletut.train.recipe import Recipe
 __all__ = [
     "ClassificationReport",
     "EpochStats",
+    "Execution",
     "Progress",
     "Recipe",
     "TrainingResult",

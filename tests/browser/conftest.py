@@ -66,7 +66,7 @@ def context(browser, origin):
     """One browsing context for all tests: files that pages share are loaded once."""
     made = browser.new_context(color_scheme="light", reduced_motion="reduce")
     made.grant_permissions(["clipboard-read", "clipboard-write"], origin=origin)
-    made.set_default_timeout(15_000)
+    made.set_default_timeout(60_000)  # a busy machine is slow, not wrong
     yield made
     made.close()
 

@@ -24,9 +24,13 @@ LEDGER = "book/ledger.html"
 
 
 def pages() -> list[str]:
-    """Addresses of all pages relative to the site's root, such as "book/index.html"."""
+    """Addresses of all pages relative to the site's root, such as "book/index.html", without the front door,
+    which leads on at once.
+    """
     found = (path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
-    return sorted(page for page in found if not page.startswith(("_static/", "_sources/", "vendor/")))
+    return sorted(
+        page for page in found if page != "index.html" and not page.startswith(("_static/", "_sources/", "vendor/"))
+    )
 
 
 def chapters() -> list[str]:
@@ -141,7 +145,11 @@ def wrong_buttons(html: str, chapter: str) -> list[str]:
         if f"run-{kind}" in one.classes
     }
     wanted = expected_buttons(chapter)
-    return [f"{kind}: {found.get(kind)!r}, not {address!r}" for kind, address in wanted.items() if found.get(kind) != address]
+    return [
+        f"{kind}: {found.get(kind)!r}, not {address!r}"
+        for kind, address in wanted.items()
+        if found.get(kind) != address
+    ]
 
 
 def foreign_sources(html: str) -> list[str]:

@@ -52,7 +52,11 @@ def test_landing_page_shows_the_question_the_figure_and_three_ways_in(site):
 
 
 def test_bundled_files_carry_their_licences():
-    vendor = [ROOT / "book" / "_extra" / "vendor", Path(__file__).parent / "vendor", ROOT / "book" / "_static" / "fonts"]
+    vendor = [
+        ROOT / "book" / "_extra" / "vendor",
+        Path(__file__).parent / "vendor",
+        ROOT / "book" / "_static" / "fonts",
+    ]
     for folder in vendor:
         for path in folder.iterdir():
             if path.suffix in {".js", ".woff2"}:

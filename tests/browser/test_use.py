@@ -26,7 +26,9 @@ def test_search_finds_a_word(page, origin):
 def test_search_for_nonsense_finds_nothing(page, origin):
     page.goto(f"{origin}/search.html?q=qzxjkvw")
     page.wait_for_selector("#search-results .search-summary")
-    page.wait_for_function("() => /did not match|no results|0 /i.test(document.querySelector('#search-results').textContent)")
+    page.wait_for_function(
+        "() => /did not match|no results|0 /i.test(document.querySelector('#search-results').textContent)"
+    )
     assert page.locator("#search-results li a").count() == 0
 
 
@@ -76,7 +78,9 @@ def test_evidence_leads_to_its_row(chapter, page, origin):
     page.wait_for_url(re.compile(r"book/ledger\.html#"))
     row = page.locator(":target")
     assert row.is_visible()
-    assert row.evaluate("one => { const box = one.getBoundingClientRect(); return box.top >= 0 && box.top < innerHeight }")
+    assert row.evaluate(
+        "one => { const box = one.getBoundingClientRect(); return box.top >= 0 && box.top < innerHeight }"
+    )
     around = row.evaluate("one => (one.closest('tr, dl, section') ?? one.parentElement).textContent")
     assert text.split()[0].lstrip("−-+±") in around, f"{text!r} is not in the row it leads to"
 
