@@ -341,8 +341,10 @@ def _train(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from scaletut.records import write_record
+    from scaletut.train.presets import preset
     from scaletut.train.recorded import recorded_run
 
+    preset(options.preset)  # refused before the first bar is drawn
     experiment = options.experiment or f"train.{options.preset}"
     for seed in options.seed or [0]:
         with tqdm(desc=f"{options.preset}, seed {seed}", unit="step", leave=False) as bar:

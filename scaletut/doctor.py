@@ -12,10 +12,13 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 from scaletut import __version__
-from scaletut.errors import DataError
+from scaletut.errors import DataError, ScaletutError
+
+try:
+    from packaging.requirements import Requirement
+except ImportError as error:  # nearly every environment has it, the light core does not ask for it
+    raise ScaletutError("doctor needs `packaging`, which is missing; pip install packaging") from error
 
 CORE = "core"
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
