@@ -78,15 +78,20 @@ def _number(value: Value) -> str:
 def _interval(value: Value) -> str:
     if value.low is None or value.high is None:
         raise RecordError('no interval was measured (n = 1); use the form "value", or record more seeds')
-    decimals = _decimals(value)
-    number = _shown(value.value, decimals, value.unit)
     half = (value.high - value.low) / 2
     if half <= _NOISE * abs(value.value):
-        return f"{number} ± 0"
+        return f"{_number(value)} ± 0"
+    largest = max(abs(value.value), half)
+    if not _is_plain(largest) and (value.value == 0 or abs(value.value) > _NOISE * largest):
+        power = _exponent(largest)  # one power of ten for the number and its interval
+        number, low, high = (end / 10.0**power for end in (value.value, value.low, value.high))
+        return f"({_interval(Value(number, '', low, high))}) × {_power(power)}"
+    decimals = _decimals(value)
+    number = _shown(value.value, decimals, value.unit, aligned=True)
     up, down = (_shown(side, decimals) for side in (value.high - value.value, value.value - value.low))
     if up == down:
-        return f"{number} ± {_shown(half, decimals)}"
-    low, high = (_shown(end, decimals, value.unit) for end in (value.low, value.high))
+        return f"{number} ± {_shown(half, decimals, aligned=True)}"
+    low, high = (_shown(end, decimals, value.unit, aligned=True) for end in (value.low, value.high))
     return f"{number} ({low} to {high})"
 
 
@@ -105,14 +110,15 @@ def _decimals(value: Value) -> int | None:
     return 2 - int(f"{value.value:.2e}".split("e")[1])
 
 
-def _shown(number: float, decimals: int | None, unit: str = "") -> str:
+def _shown(number: float, decimals: int | None, unit: str = "", *, aligned: bool = False) -> str:
+    """`number` to `decimals` places; aligned: in plain digits even if small, so that it matches its neighbour."""
     if decimals is None:
         return _signed(f"{abs(int(number)):,}", number)
     if number and not _rounded(number, decimals):
-        decimals = -_exponent(number)  # one significant digit, not 0
+        decimals, aligned = -_exponent(number), False  # one significant digit, not 0
     if unit == "%" and number < 100 and _rounded(number, decimals) == 100:
         decimals = -_exponent(100 - number)  # one significant digit of what is missing
-    if number and not 1e-4 <= abs(number) < 1e7:
+    if number and not aligned and not _is_plain(number):
         return _scientific(number, max(0, _exponent(number) + decimals))
     return _signed(f"{_rounded(number, decimals):,f}", number)
 
@@ -125,7 +131,16 @@ def _rounded(number: float, decimals: int) -> Decimal:
 
 def _scientific(number: float, digits: int) -> str:
     mantissa, exponent = f"{abs(number):.{min(digits, 16)}e}".split("e")
-    return _signed(f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}", number)
+    return _signed(f"{mantissa} × {_power(int(exponent))}", number)
+
+
+def _power(exponent: int) -> str:
+    return f"10{str(exponent).translate(_SUPERSCRIPT)}"
+
+
+def _is_plain(number: float) -> bool:
+    """Whether plain digits are easier to read than a power of ten."""
+    return 1e-4 <= abs(number) < 1e7
 
 
 def _exponent(number: float) -> int:

@@ -223,7 +223,7 @@ def _section(experiment: str, entries: list[Entry], base: str, folder: str) -> s
     return (
         f"## {experiment}\n\n"
         "```{list-table}\n:header-rows: 1\n:class: ledger-numbers\n\n"
-        f"* - number\n  - value and interval\n  - runs\n{rows}```\n\n"
+        f"* - number\n  - value and interval\n  - n\n{rows}```\n\n"
         f"{facts}"
         f"Records\n\n{runs}\n"
         f"To run it again:\n\n```sh\n{commands}\n```\n"
@@ -239,10 +239,7 @@ def _row(experiment: str, entry: Entry) -> str:
     value = entry.measured
     form: Form = "interval" if value.low is not None else "value"
     name = entry.key[len(experiment) + 1 :]
-    return (
-        f"* - ({entry.key})=\n    {_breakable(name)}\n"
-        f"  - {format_value(value, form)}\n  - {format_value(value, 'count')}\n"
-    )
+    return f"* - ({entry.key})=\n    {_breakable(name)}\n  - {format_value(value, form)}\n  - {value.n:,}\n"
 
 
 def _facts(records: tuple[Record, ...]) -> dict[str, str]:

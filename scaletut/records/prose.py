@@ -51,9 +51,14 @@ class Fault:
 
 
 def prose_pages(root: Path | str = ".") -> list[Path]:
-    """Pages whose numbers are held against the ledger: README, the book's pages, the chapters."""
+    """Pages whose numbers are held against the ledger: README, CONTRIBUTING, the book's pages, the chapters."""
     root = Path(root)
-    pages = [root / "README.md", *sorted(root.glob("book/**/*.md")), *sorted(root.glob("notebooks/*.ipynb"))]
+    pages = [
+        root / "README.md",
+        root / "CONTRIBUTING.md",
+        *sorted(root.glob("book/**/*.md")),
+        *sorted(root.glob("notebooks/*.ipynb")),
+    ]
     skipped = {root / name for name in GENERATED}
     return [page for page in pages if page.exists() and page not in skipped and "_build" not in page.parts]
 
@@ -74,7 +79,7 @@ def check_prose(paths: Iterable[Path | str], ledger: Ledger, write: bool = False
             for place, text in _prose(path):
                 faults += _check_text(path, place, text, ledger)
         except RecordError as error:
-            faults.append(Fault(str(path), "", str(error), "mend the file first"))
+            faults.append(_file_fault(path, error))
     return faults
 
 
@@ -86,15 +91,21 @@ def check_records(folder: Path | str = "results") -> list[Fault]:
         try:
             record = read_record(path)
         except RecordError as error:
-            faults.append(Fault(str(path), "", str(error), "never edit a record"))
+            faults.append(_file_fault(path, error))
             continue
         if path.relative_to(folder).parts[0] != QUICK:
             records.append(record)
     try:
         Ledger.of(records)
     except RecordError as error:
-        faults.append(Fault(str(folder), "", str(error), "then check again"))
+        faults.append(_file_fault(Path(folder), error))
     return faults
+
+
+def _file_fault(path: Path, error: RecordError) -> Fault:
+    """A fault of a file as a whole; the last clause of an error says what to do."""
+    message, _, remedy = str(error).removeprefix(f"{path} ").rpartition("; ")
+    return Fault(str(path), "", message, remedy)
 
 
 def refresh(path: Path | str, ledger: Ledger) -> list[Path]:
@@ -107,7 +118,7 @@ def refresh(path: Path | str, ledger: Ledger) -> list[Path]:
 
 # --- the rule -----------------------------------------------------------------------------------------------
 
-_NUMBER = r"\d[\d,]*(?:\.\d+)?(?:\s?[×x]\s?10[\^{⁻⁰¹²³⁴⁵⁶⁷⁸⁹-][}\d⁰¹²³⁴⁵⁶⁷⁸⁹-]*)?"
+_NUMBER = r"\d[\d,]*(?:\.\d+)?(?:\)?\s?[×x]\s?10[\^{⁻⁰¹²³⁴⁵⁶⁷⁸⁹-][}\d⁰¹²³⁴⁵⁶⁷⁸⁹-]*)?"
 _SPREAD = rf"(?:\s?±\s?{_NUMBER}|\s?\({_NUMBER}\s?(?:to|[–-])\s?{_NUMBER}\))?"
 _RANGE = rf"(?:{_NUMBER}\s?(?:[–—/-]|to|and|or)\s?)?"
 _UNIT = r"""(?:[\s*_-]|&nbsp;|&thinsp;){0,4}(?:
@@ -242,31 +253,32 @@ def _bare(text: str) -> str:
 def _prose(path: Path) -> Iterator[tuple[str, str]]:
     """(place, text) of each piece of prose of a file."""
     if path.suffix == ".ipynb":
-        notebook = _notebook(path, _read(path))
+        notebook = _notebook(_read(path))
         for number, cell in enumerate(notebook["cells"], 1):
             if cell.get("cell_type") == "markdown":
                 yield f"cell {number}", _joined(cell["source"])
     elif path.suffix == ".md":
         yield "", _read(path)
     else:
-        raise RecordError(f"{path.name} is neither a page (.md) nor a notebook (.ipynb)")
+        raise RecordError("it is neither a page (.md) nor a notebook (.ipynb); check only these")
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"the file cannot be read ({error})") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RecordError(f"it cannot be read ({why}); write it again as UTF-8 text, or drop it") from error
 
 
-def _notebook(path: Path, text: str) -> dict[str, Any]:
+def _notebook(text: str) -> dict[str, Any]:
     try:
         notebook = json.loads(text)
         cells = notebook["cells"]
     except (ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path.name} is not a notebook ({error})") from error
+        raise RecordError(f"it is not a notebook ({error}); restore it from git") from error
     if not isinstance(cells, list):
-        raise RecordError(f"{path.name} is not a notebook (its cells are no list)")
+        raise RecordError("it is not a notebook (its cells are no list); restore it from git")
     return notebook
 
 
@@ -289,15 +301,15 @@ def refreshed(text: str, ledger: Ledger) -> str:
 
 def _refresh_file(path: Path, ledger: Ledger) -> bool:
     old = _read(path)
-    handlers = {".ipynb": _refreshed_notebook, ".py": _refreshed_twin}
-    new = handlers[path.suffix](path, old, ledger) if path.suffix in handlers else refreshed(old, ledger)
+    handlers = {".md": refreshed, ".ipynb": _refreshed_notebook, ".py": _refreshed_twin}
+    new = handlers[path.suffix](old, ledger) if path.suffix in handlers else old
     if new != old:
         atomic_write(path, new)
     return new != old
 
 
-def _refreshed_notebook(path: Path, text: str, ledger: Ledger) -> str:
-    notebook = _notebook(path, text)
+def _refreshed_notebook(text: str, ledger: Ledger) -> str:
+    notebook = _notebook(text)
     changed = False
     for cell in notebook["cells"]:
         if cell.get("cell_type") != "markdown":
@@ -307,10 +319,10 @@ def _refreshed_notebook(path: Path, text: str, ledger: Ledger) -> str:
         if new != old:
             changed = True
             cell["source"] = new if isinstance(cell["source"], str) else new.splitlines(keepends=True)
-    return _layout(path, text)(notebook) if changed else text
+    return _layout(text)(notebook) if changed else text
 
 
-def _layout(path: Path, text: str) -> Callable[[Any], str]:
+def _layout(text: str) -> Callable[[Any], str]:
     """The way of writing JSON that gives back `text` exactly, so that a refresh changes nothing else."""
     stored = json.loads(text)
     for indent, ascii_only, end in itertools.product((1, 2, 4, None), (False, True), ("\n", "")):
@@ -321,7 +333,7 @@ def _layout(path: Path, text: str) -> Callable[[Any], str]:
         if dump(stored) == text:
             return dump
     raise RecordError(
-        f"{path.name} is not laid out as Jupyter writes it, so it cannot be refreshed without other changes; "
+        "it is not laid out as Jupyter writes it, so it cannot be refreshed without other changes; "
         "open and save it once"
     )
 
@@ -329,7 +341,7 @@ def _layout(path: Path, text: str) -> Callable[[Any], str]:
 _CELL = re.compile(r"^# %%")
 
 
-def _refreshed_twin(path: Path, text: str, ledger: Ledger) -> str:
+def _refreshed_twin(text: str, ledger: Ledger) -> str:
     """A py:percent twin: the comment lines of its markdown cells."""
     lines, result, cell = text.split("\n"), [], []
     in_markdown = False

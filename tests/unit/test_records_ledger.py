@@ -136,7 +136,7 @@ def test_the_page_shows_what_a_reader_asks_for(tmp_path):
     for shown in (
         "(finetune.fast.accuracy)=",
         "91.8 ± 0.5 %",
-        "n = 3",
+        "  - 91.8 ± 0.5 %\n  - 3\n",
         "A CPU, 2 cores, 2 threads, bfloat16",
         "laptop",
         "`epochs` = `8`",

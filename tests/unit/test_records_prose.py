@@ -78,6 +78,7 @@ def faults_of(text: str, ledger: Ledger, folder: Path, write: bool = False):
         ("One image costs 0.081 GFLOP.", "0.081 GFLOP"),
         ("It sustains 31 GFLOP/s.", "31 GFLOP/s"),
         ("The run cost 3.2 × 10¹⁵ FLOPs.", "3.2 × 10¹⁵ FLOPs"),
+        ("The run cost (3.20 ± 0.05) × 10¹⁵ FLOP.", "3.20 ± 0.05) × 10¹⁵ FLOP"),
         ("It is 3.2× faster.", "3.2×"),
         ("It drew 15 W.", "15 W"),
         ("It ended at 1.27 nats.", "1.27 nats"),
@@ -342,7 +343,7 @@ def test_a_notebook_of_another_layout_is_not_rewritten(ledger, tmp_path):
     text = json.dumps({"cells": cells}, indent=3)
     (tmp_path / "odd.ipynb").write_text(text)
     (fault,) = check_prose([tmp_path / "odd.ipynb"], ledger, write=True)
-    assert "open and save it once" in fault.message
+    assert "open and save it once" in fault.remedy
     assert (tmp_path / "odd.ipynb").read_text() == text
 
 
@@ -362,6 +363,8 @@ def test_a_file_that_cannot_be_checked_is_a_fault(name, content, words, ledger, 
         (tmp_path / name).write_bytes(content)
     (fault,) = check_prose([tmp_path / name], ledger)
     assert words in str(fault)
+    assert str(fault).count(name) == 1
+    assert fault.remedy
 
 
 # --- the whole book, and the records -----------------------------------------------------------------------------
@@ -390,7 +393,8 @@ def test_check_records_names_what_is_wrong(tmp_path):
     first.write_text(whole.replace("91.8", "92.8"))
     (fault,) = check_records(tmp_path)
     assert fault.file == str(first)
-    assert "values differs" in fault.message
+    assert fault.message == "was altered (values differs)"
+    assert "restore it from git" in fault.remedy
     first.write_text(whole)
 
     quick = next((tmp_path / "quick").glob("*.json"))

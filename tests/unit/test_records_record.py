@@ -155,12 +155,28 @@ def test_facts_are_gathered():
     assert record.device["dtype"] == "bfloat16"
     assert record.device["name"]
     assert {"python", "numpy", "scaletut"} <= record.versions.keys()
-    assert record.code["library"] == library_digest()
+    assert re.fullmatch("[0-9a-f]{64}", record.code["library"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record.started)
     assert re.fullmatch(r"finetune\.fast-[0-9a-f]{12}", record.id)
     assert record.command == (
         "scaletut run finetune --profile laptop -p epochs=8 -p lr=0.1 -p data=cifar10 -p 'width=[32, 128]'"
     )
+
+
+def test_the_library_digest_follows_its_source(tmp_path, monkeypatch):
+    """A copy of the package has the same digest until one byte of one file changes; the code loaded stays."""
+    import shutil
+
+    from scaletut.records import record as module
+
+    copy = tmp_path / "scaletut"
+    shutil.copytree(ROOT / "scaletut", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "__file__", str(copy / "records/record.py"))
+    before = library_digest()
+    assert library_digest() == before
+    (copy / "errors.py").write_text((copy / "errors.py").read_text() + "#")
+    assert library_digest() != before
+    assert code_version()["library"] == module._LIBRARY_AS_LOADED
 
 
 def test_facts_do_not_name_the_machine():
