@@ -14,6 +14,8 @@ from torch import Tensor
 from scaletut.data.imageset import ImageSet
 from scaletut.errors import ParameterError
 
+CACHED = 32  # images normalised at a time on a CPU, so that their float32 copies stay in the cache
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -59,8 +61,10 @@ class Batches:
     ) -> None:
         """`mean`, `std`: (3,) in 0..1 units, by default those of `data`; `drop_last` leaves out a last, smaller batch.
 
-        Raises `ParameterError` for a batch size below 1, a negative seed, or a crop that is not below the image's side.
+        Raises `ParameterError` for no images, a batch size below 1, a negative seed, or a crop as large as the images.
         """
+        if not len(data):
+            raise ParameterError(f"{data.name} has no images to make batches of; check how it was selected")
         if batch_size < 1 or seed < 0:
             raise ParameterError(f"batch_size={batch_size} must be 1 or more and seed={seed} 0 or more")
         self.height, self.width = data.images.shape[1:3]
@@ -95,8 +99,7 @@ class Batches:
             rows = plan.rows[at]
             images = cut(self._padded, rows, plan.top[at], plan.left[at], self.height, self.width)
             if plan.mirror is not None:
-                chosen = plan.mirror[at].nonzero()[:, 0]
-                images[chosen] = images[chosen].flip(2)
+                _mirror(images, plan.mirror[at])
             result = self._normalise(images)
             if plan.hole is not None:
                 result.masked_fill_(self._inside(plan.hole[at])[..., None], 0)
@@ -106,14 +109,15 @@ class Batches:
     def _plan(self, epoch: int) -> _Plan:
         """All random choices of an epoch, drawn by numpy on the CPU so that every device makes the same ones."""
         n, crop = len(self._labels), self.augment.crop
-        draw = np.random.default_rng([self.seed, epoch])
+        draw = np.random.default_rng([self.seed, epoch, 0])
         rows = draw.permutation(n)
         top, left = draw.integers(0, 2 * crop + 1, (2, n))
         mirror = hole = None
         if self.augment.flip == "random":
             mirror = draw.random(n) < 0.5
         elif self.augment.flip == "alternate":
-            first = np.random.default_rng([self.seed]).random(n) < 0.5  # one coin an image, the same in all epochs
+            # One coin an image, the same in all epochs; the last 1 keeps its stream apart from those of the epochs.
+            first = np.random.default_rng([self.seed, 0, 1]).random(n) < 0.5
             mirror = first[rows] ^ (epoch % 2 == 1)
         if self.augment.cutout:
             hole = draw.integers(0, (self.height, self.width), (n, 2)) - self.augment.cutout // 2
@@ -160,6 +164,16 @@ def cut(
     return padded.view(-1, 3).index_select(0, pixel.flatten()).view(-1, height, width, 3)
 
 
+def _mirror(images: Tensor, chosen: Tensor) -> None:
+    """Mirror the `chosen` (bool, (b,)) of `images` uint8 (b, h, w, 3) left to right, in place."""
+    if images.device.type == "cpu":  # numpy moves a pixel of three bytes as one item, twice as fast
+        pixels, rows = images.numpy().view("V3")[..., 0], chosen.numpy()
+        pixels[rows] = pixels[rows][:, :, ::-1]
+    else:
+        rows = chosen.nonzero()[:, 0]
+        images[rows] = images[rows].flip(2)
+
+
 class _Normalise:
     """uint8 (b, h, w, 3) to (x / 255 - mean) / std in one multiply-add in float32, then to `dtype`."""
 
@@ -176,8 +190,12 @@ class _Normalise:
         self.dtype = dtype
 
     def __call__(self, images: Tensor) -> Tensor:
-        flat = images.view(len(images), -1).float()
-        return torch.addcmul(self.shift, flat, self.scale, out=flat).to(self.dtype).view(images.shape)
+        result = torch.empty(images.shape, dtype=self.dtype, device=images.device)
+        some = CACHED if images.device.type == "cpu" else max(1, len(images))
+        for part, out in zip(images.flatten(1).split(some), result.flatten(1).split(some), strict=True):
+            levels = part.float()
+            out.copy_(torch.addcmul(self.shift, levels, self.scale, out=levels))
+        return result
 
 
 def channel_statistics(data: ImageSet) -> tuple[np.ndarray, np.ndarray]:

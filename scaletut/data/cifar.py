@@ -40,12 +40,18 @@ def cifar10() -> TrainTest:
     folder `cifar-10-batches-py` (`read_batches`); else downloaded into the cache.
     Raises `DataError` when a file found is not whole, or none is found and the download fails.
     """
+    path = locate() or download(cache_folder())
+    return read_npz(path) if path.name == NPZ else read_batches(path)
+
+
+def locate() -> Path | None:
+    """The file or folder that `cifar10` would read, unread yet; None when it would have to be downloaded."""
     for folder in filter(None, (data_folder(), cache_folder())):
         if (folder / NPZ).is_file():
-            return read_npz(folder / NPZ)
+            return folder / NPZ
         if (folder / FOLDER).is_dir():
-            return read_batches(folder / FOLDER)
-    return read_batches(download(cache_folder()))
+            return folder / FOLDER
+    return None
 
 
 def data_folder() -> Path | None:
@@ -72,7 +78,7 @@ def read_npz(path: Path) -> TrainTest:
     Raises `DataError`, naming the file, when it is truncated, altered, or not CIFAR-10.
     """
     try:  # the zip holds a CRC-32 of each array, so altered bytes are seen
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except Exception as error:  # a damaged archive fails in a dozen ways; all mean the same
         raise _refused(path, f"cannot be read ({_one_line(error)})") from error

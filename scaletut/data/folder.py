@@ -87,9 +87,9 @@ def read_image(file: Path, size: int = SIDE) -> np.ndarray:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        picture = Image.open(file)
-        picture.draft("RGB", (2 * size, 2 * size))  # a large JPEG need not be decoded in full
-        picture = ImageOps.exif_transpose(picture)
+        with Image.open(file) as opened:
+            opened.draft("RGB", (2 * size, 2 * size))  # a large JPEG need not be decoded in full
+            picture = ImageOps.exif_transpose(opened)
     if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
         picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
     if "A" in picture.mode or "transparency" in picture.info:

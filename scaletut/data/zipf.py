@@ -242,7 +242,7 @@ def sample(law: ZipfLaw, n: int, seed: int, part: Part) -> tuple[np.ndarray, np.
 
 def pattern_classes(law: ZipfLaw, seed: int) -> np.ndarray:
     """The class of each pattern, int64 (patterns,): each ten in a row are dealt to the ten classes at random."""
-    deals = np.tile(np.arange(CLASSES), (law.patterns // CLASSES, 1))
+    deals = np.tile(np.arange(CLASSES, dtype=np.int64), (law.patterns // CLASSES, 1))
     return _stream(seed, "law", "classes").permuted(deals, axis=1).ravel()
 
 
@@ -296,7 +296,7 @@ def _plant(data: ImageSet, faults: Faults, seed: int) -> ImageSet:
     source = np.arange(len(data))
     source[copies] = originals
     images = data.images[source]
-    duplicate_of, near_duplicate_of = np.full((2, len(data)), -1)
+    duplicate_of, near_duplicate_of = np.full((2, len(data)), -1, np.int64)
     duplicate_of[copies[:exact]] = originals[:exact]
     near_duplicate_of[copies[exact:]] = originals[exact:]
     kind = np.full(len(data), "", dtype="U8")

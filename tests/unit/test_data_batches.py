@@ -184,6 +184,11 @@ def test_augment_refuses(wrong):
         Augment(**wrong)
 
 
+def test_refuses_an_empty_set():
+    with pytest.raises(ParameterError, match="no images"):
+        Batches(noise().take([]), batch_size=4)
+
+
 def test_start_beyond_the_epoch_is_refused():
     with pytest.raises(ParameterError, match="0 to 4"):
         list(Batches(noise(), batch_size=16).epoch(0, 5))
