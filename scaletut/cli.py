@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaletut import __version__
-from scaletut.errors import CheckFailed, ParameterError, ScaletutError
+from scaletut.errors import CheckFailed, ParameterError, RecordError, ScaletutError
 
 if TYPE_CHECKING:
     from scaletut.chapters.run import Plan
@@ -317,8 +317,15 @@ def _receipt(options: argparse.Namespace) -> int:
     from scaletut.chapters import receipt
     from scaletut.chapters.places import book_root
 
-    slip = receipt.compare(book_root())
-    receipt.write(slip, book_root() / "_build" / "receipt.json", options.page)
+    root = book_root()
+    slip = receipt.compare(root)
+    if slip.rows or options.page:
+        receipt.write(slip, root / "_build" / "receipt.json", options.page)
+    if not slip.rows:
+        raise RecordError(
+            "there is no quick run to compare with, in results/quick or here; "
+            "run `scaletut run --all --profile quick`, and restore results/ with git"
+        )
     print("\n".join(receipt.lines(slip)))
     if slip.faults:
         raise CheckFailed(f"{len(slip.faults)} of {len(slip.rows)} rows of the receipt are out of band or missing")

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scaletut.errors import RecordError
 from scaletut.files import atomic_write
 
 if TYPE_CHECKING:
@@ -64,19 +63,14 @@ class Slip:
 
 
 def compare(root: Path) -> Slip:
-    """Compare `_build/records/quick` with `results/quick` of the book at `root`.
+    """Compare `_build/records/quick` with `results/quick` of the book at `root`; no rows if both are empty.
 
-    Raises RecordError when nothing is recorded there, and for an altered record.
+    Raises RecordError for an altered record.
     """
     from scaletut.records import find_records
 
     recorded = {record.experiment: record for record in find_records(root / "results" / "quick")}
     here = {record.experiment: record for record in find_records(root / "_build" / "records" / "quick")}
-    if not recorded:
-        raise RecordError(
-            f"{root / 'results' / 'quick'} holds no record to compare with; "
-            "restore it with git, or make it with `scaletut record CHAPTER --profile quick`"
-        )
     rows: list[Row] = []
     for name in sorted(recorded.keys() | here.keys()):
         rows += _chapter_rows(name, recorded.get(name), here.get(name))
@@ -174,19 +168,22 @@ def write(slip: Slip, path: Path, page: Path | None = None) -> None:
         atomic_write(page, _page(slip))
 
 
+def _verdict(slip: Slip) -> str:
+    if not slip.rows:
+        return "No quick run is recorded yet."
+    if slip.faults:
+        return f"{len(slip.faults)} of {len(slip.rows)} rows are outside their band or missing."
+    return f"All {sum(row.status == 'within' for row in slip.rows)} judged numbers are within their bands."
+
+
 def _page(slip: Slip) -> str:
-    verdict = (
-        f"{len(slip.faults)} of {len(slip.rows)} rows are outside their band or missing."
-        if slip.faults
-        else f"All {sum(row.status == 'within' for row in slip.rows)} judged numbers are within their bands."
-    )
     parts = [
         "# Receipt",
         "",
         "What the `quick` run of each chapter gave on the machine that built this site,",
         "beside the recorded run of the same chapter.",
         "",
-        f"**{verdict}**",
+        f"**{_verdict(slip)}**",
         "",
         f"Recorded on: {_plain(slip.recorded_device)}.",
         f"Built on: {_plain(slip.device)}.",

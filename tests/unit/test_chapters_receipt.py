@@ -6,7 +6,6 @@ import math
 import pytest
 
 from scaletut.chapters import receipt
-from scaletut.errors import RecordError
 from scaletut.records import Value, new_record, write_record
 
 
@@ -81,11 +80,20 @@ def test_bands_have_a_floor_and_follow_both_sides():
         assert receipt.band(Value(3.0, unit)) is None
 
 
-def test_a_chapter_that_was_not_run_is_a_fault_and_nothing_recorded_is_an_error(root, tmp_path_factory):
+def test_a_chapter_that_only_one_side_has_is_a_fault(root, tmp_path):
     slip = receipt.compare(root)
-    assert [(row.here, row.status) for row in slip.rows] == [("not run", "missing")]
-    with pytest.raises(RecordError, match="no record to compare with"):
-        receipt.compare(tmp_path_factory.mktemp("empty"))
+    assert [(row.recorded, row.here, row.status) for row in slip.faults] == [("recorded", "not run", "missing")]
+    (root / "results" / "quick" / "finetune.json").unlink()
+    record(root / "_build" / "records" / "quick")
+    slip = receipt.compare(root)
+    assert [(row.recorded, row.here, row.status) for row in slip.faults] == [("–", "run", "missing")]
+
+
+def test_a_book_without_any_run_still_has_the_page(tmp_path):
+    slip = receipt.compare(tmp_path)
+    assert slip.rows == ()
+    receipt.write(slip, tmp_path / "receipt.json", tmp_path / "receipt.md")
+    assert "No quick run is recorded yet" in (tmp_path / "receipt.md").read_text(encoding="utf-8")
 
 
 def test_page_and_json_tell_the_same(root):

@@ -95,7 +95,7 @@ def test_chapters_and_params_tell_the_schema(capsys):
         (["run", "--all", "-p", "epochs=3"], "goes with one chapter"),
         (["params", "finetun"], "did you mean 'finetune'?"),
         (["pair", "fine"], "does not exist"),
-        (["receipt"], "no record to compare with"),
+        (["receipt"], "no quick run to compare with"),
         (["train", "fats", "--data", "zipf10"], "did you mean 'fast'?"),
     ],
 )
