@@ -84,7 +84,7 @@ def check_prose(paths: Iterable[Path | str], ledger: Ledger, write: bool = False
 
 
 def check_records(folder: Path | str = "results") -> list[Fault]:
-    """Faults of the records under `folder`: altered or invalid files, and records that cannot be joined."""
+    """Faults of the records under `folder`: altered or invalid files, failed claims, runs that cannot be joined."""
     faults: list[Fault] = []
     records = []
     for path in sorted(Path(folder).rglob("*.json")):
@@ -93,6 +93,9 @@ def check_records(folder: Path | str = "results") -> list[Fault]:
         except RecordError as error:
             faults.append(_file_fault(path, error))
             continue
+        for claim in (text for text, held in record.claims.items() if not held):
+            what = f"in this run the claim {claim!r} failed"
+            faults.append(Fault(str(path), "", what, "mend or withdraw the claim, and run it again"))
         if path.relative_to(folder).parts[0] != QUICK:
             records.append(record)
     try:

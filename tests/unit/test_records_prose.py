@@ -401,6 +401,11 @@ def test_check_records_names_what_is_wrong(tmp_path):
     shutil.copy(quick, tmp_path / "stray.json")
     (fault,) = check_records(tmp_path)
     assert "differ in profile" in fault.message
+    (tmp_path / "stray.json").unlink()
+
+    failed = write_record(make(2, claims={"it works": False, "it is fast": True}), tmp_path)
+    (fault,) = check_records(tmp_path)
+    assert (fault.file, fault.message) == (str(failed), "in this run the claim 'it works' failed")
     quick.write_text("{}")
     assert len(check_records(tmp_path)) == 2
 
