@@ -92,7 +92,7 @@ live: setup ## Serve the site and render it again whenever something is saved (s
 	@trap 'kill %1 2> /dev/null' EXIT; \
 	$(PY) -m http.server --directory $(HTML) --bind localhost 8000 > /dev/null 2>&1 & \
 	$(BIN)/watchfiles --ignore-paths "$(shell echo $(PAGES) | tr ' ' ,)" '$(MAKE) site' \
-	  _config.yml _toc.yml book notebooks results scaletut
+	  $(wildcard _config.yml _toc.yml book notebooks results scaletut)
 
 .PHONY: record
 record: setup ## Run CHAPTER=finetune at laptop and store its outputs and records, then its quick record
