@@ -91,7 +91,7 @@ live: setup ## Serve the site and render it again whenever something is saved (s
 	@echo "serving http://localhost:8000"
 	@trap 'kill %1 2> /dev/null' EXIT; \
 	$(PY) -m http.server --directory $(HTML) --bind localhost 8000 > /dev/null 2>&1 & \
-	$(BIN)/watchfiles --ignore-paths "$(shell echo $(PAGES) | tr ' ' ,)" '$(MAKE) site' \
+	$(BIN)/watchfiles --ignore-paths "$(shell echo $(abspath $(PAGES)) | tr ' ' ,)" '$(MAKE) site' \
 	  $(wildcard _config.yml _toc.yml book notebooks results scaletut)
 
 .PHONY: record

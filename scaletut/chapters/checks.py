@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scaletut.chapters import anatomy
-from scaletut.files import atomic_write
+from scaletut.chapters.places import write_page
 
 
 def check_book(root: Path, *, write: bool = False) -> list[str]:
@@ -50,4 +50,4 @@ def write_ledger_page(root: Path, page: Path) -> Path:
     from scaletut.records.ledger import Ledger, ledger_page, repository_of
 
     repository, branch = repository_of(root / "_config.yml")
-    return atomic_write(page, ledger_page(Ledger.load(root / "results"), repository=repository, branch=branch))
+    return write_page(page, ledger_page(Ledger.load(root / "results"), repository=repository, branch=branch))

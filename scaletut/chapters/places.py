@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaletut.errors import ParameterError
+from scaletut.files import atomic_write
 
 if TYPE_CHECKING:
     from scaletut.records import Record
@@ -58,6 +59,13 @@ def record_folder(profile: str) -> Path:
     except ParameterError:
         root = Path.cwd()
     return root / "_build" / "records" / profile
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a generated page of the site, unless it says the same already: then its watchers stay quiet."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        atomic_write(path, text)
+    return path
 
 
 def save_record(record: Record) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from scaletut.chapters.places import write_page
 from scaletut.files import atomic_write
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def write(slip: Slip, path: Path, page: Path | None = None) -> None:
     content: dict[str, Any] = asdict(slip)
     atomic_write(path, json.dumps({**content, "passed": not slip.faults}, indent=1, ensure_ascii=False) + "\n")
     if page is not None:
-        atomic_write(page, _page(slip))
+        write_page(page, _page(slip))
 
 
 def _verdict(slip: Slip) -> str:
