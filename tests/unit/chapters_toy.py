@@ -9,10 +9,18 @@ import nbformat
 from scaletut.chapters import pairs
 from scaletut.chapters.schemas import Finetune, parameters_cell
 
-SETUP = """import sys
+SETUP = """import os
+import subprocess
+import sys
 
-if "google.colab" in sys.modules:
-    raise RuntimeError("the toy chapter is not for Colab")"""
+if "google.colab" in sys.modules:  # the core of the package is light: it moves neither torch nor numpy
+    home = "git+https://github.com/scale-measured/scale-measured@main"
+    wanted = os.environ.get("SCALETUT_WHEEL") or f"scaletut @ {home}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
+try:
+    import scaletut
+except ModuleNotFoundError:
+    raise SystemExit("scaletut is not installed; run `make setup` in a clone, then use its kernel") from None"""
 
 SETTINGS = """import time
 
