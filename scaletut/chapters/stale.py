@@ -1,7 +1,7 @@
 """Is a run still true?
 
 A run's key is a digest of all that can change it: the notebook's source cells, the library's source,
-the resolved parameters, the data, and the versions of what computes.
+the resolved parameters, the data, the recorded runs it quotes, and the versions of what computes.
 File times play no part, so a fresh clone or a touched file makes nothing stale.
 """
 
@@ -43,6 +43,7 @@ def run_key(notebook: Path, parameters: Mapping[str, Any]) -> Key:
             "library": library_digest(),
             "parameters": digest_json(dict(parameters)),
             "data": data_digest(str(parameters.get("data", ""))),
+            "results": results_digest(notebook.parents[1] / "results"),
             "versions": digest_json(_versions()),
         }
     )
@@ -71,6 +72,12 @@ def data_digest(source: str) -> str:
     if source == "cifar10":
         return digest_json([source, *(_digests(folder, _cifar_files(folder)) for folder in _data_folders())])
     return digest_json([source])
+
+
+def results_digest(folder: Path) -> str:
+    """A digest of the recorded runs that a chapter may quote; those in `quick` serve the receipt alone."""
+    records = [path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] != "quick"]
+    return digest_json(_digests(folder, records))
 
 
 def _data_folders() -> tuple[Path, ...]:

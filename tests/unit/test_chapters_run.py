@@ -72,6 +72,13 @@ def test_staleness_follows_content_and_not_file_times(book, monkeypatch, tmp_pat
     monkeypatch.undo()
     monkeypatch.chdir(book)
 
+    (book / "results" / "quick").mkdir(parents=True)
+    (book / "results" / "quick" / "finetune.json").write_text("{}", encoding="utf-8")
+    assert quick().stale_reason() == "", "no chapter quotes a quick record"
+    (book / "results" / "finetune.json").write_text("{}", encoding="utf-8")
+    assert quick().stale_reason() == "results changed"
+    (book / "results" / "finetune.json").unlink()
+
     record = book / "_build" / "records" / "quick" / "finetune.json"
     record.write_text(record.read_text(encoding="utf-8").replace("52", "53"), encoding="utf-8")
     assert quick().stale_reason() == "finetune.json missing or altered"
@@ -240,7 +247,7 @@ def test_a_grid_is_refused_before_anything_runs(book, assignments, grid, words):
 def test_the_key_file_is_readable_json(book):
     done = run.run(quick())
     told = json.loads(done.plan.key_file.read_text(encoding="utf-8"))
-    assert set(told["parts"]) == {"notebook", "library", "parameters", "data", "versions"}
+    assert set(told["parts"]) == {"notebook", "library", "parameters", "data", "results", "versions"}
     assert set(told["products"]) == {"finetune.ipynb", "../records/quick/finetune.json"}
 
 
