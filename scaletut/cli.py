@@ -286,7 +286,8 @@ def _record(options: argparse.Namespace) -> int:
 def _pair(options: argparse.Namespace) -> int:
     from scaletut.chapters import pairs, places
 
-    print(f"wrote {_shown(pairs.sync(places.notebook_path(options.chapter), from_text=options.from_text))}")
+    notebook = places.book_root() / "notebooks" / f"{options.chapter}.ipynb"
+    print(f"wrote {_shown(pairs.sync(notebook, from_text=options.from_text))}")
     return 0
 
 

@@ -206,7 +206,12 @@ def test_pair_lets_either_side_lead(book, capsys):
     twin.write_text(twin.read_text(encoding="utf-8").replace("A toy", "Another toy"), encoding="utf-8")
     assert cli.main(["pair", "finetune", "--from-text"]) == 0
     assert "notebooks/finetune.ipynb" in capsys.readouterr().out
-    assert "Another toy" in nbformat.read(book / "notebooks" / "finetune.ipynb", as_version=4).cells[0].source
+    notebook = book / "notebooks" / "finetune.ipynb"
+    assert "Another toy" in nbformat.read(notebook, as_version=4).cells[0].source
+    notebook.unlink()
+    assert cli.main(["pair", "finetune"]) == 2
+    assert cli.main(["pair", "finetune", "--from-text"]) == 0, "a new chapter may begin as text"
+    assert notebook.is_file()
 
 
 # --- doctor ------------------------------------------------------------------------
