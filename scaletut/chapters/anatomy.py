@@ -18,7 +18,7 @@ from scaletut.chapters import pairs, schemas
 from scaletut.chapters.schemas import CHAPTERS, MOST_PARAMETERS
 from scaletut.files import digest_json
 
-MOST_LINES = 6  # median lines of a code cell, comments and empty lines not counted
+MOST_LINES = 6  # median lines of a code cell; comments, empty lines and folded cells not counted
 LEAST_EXERCISES = 3
 LEAST_ALT = 12  # characters: less does not describe a figure
 _IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
@@ -96,7 +96,7 @@ def _parameters(book: Any, path: Path) -> Faults:
 
 
 def _settings(book: Any, path: Path) -> Faults:
-    if not any(f'settings("{path.stem}"' in cell.source for _, cell in _code(book)):
+    if not any(re.search(rf'settings\(\s*"{path.stem}"', cell.source) for _, cell in _code(book)):
         yield 0, f'no cell validates the parameters; call chapters.settings("{path.stem}", ...) behind them'
 
 
@@ -160,7 +160,7 @@ def _exercises(book: Any, path: Path) -> Faults:
 
 
 def _short_cells(book: Any, path: Path) -> Faults:
-    sizes = [len(_code_lines(cell.source)) for _, cell in _code(book)]
+    sizes = [len(_code_lines(cell.source)) for _, cell in _code(book) if not _is_folded(cell)]
     if sizes and statistics.median(sizes) > MOST_LINES:
         yield 0, f"code cells have {statistics.median(sizes):g} lines (median); keep them to {MOST_LINES} or fewer"
 
