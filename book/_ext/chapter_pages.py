@@ -1,4 +1,4 @@
-"""What every page of the site gets: a run bar on chapters, takeaway boxes, a front door, and no foreign script."""
+"""What every page of the site gets: a run bar on chapters, takeaway boxes, Chinese marked as such, a front door."""
 
 from __future__ import annotations
 
@@ -83,21 +83,6 @@ class ChineseTerms(SphinxPostTransform):
                 term["classes"].append("language-zh-Hans")  # docutils writes such a class as the lang attribute
 
 
-def drop_live_code(
-    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
-) -> None:
-    """Remove the scripts of live code: Jupyter Book adds them to every page, even when the feature is off.
-
-    They hold the only address of another host that a page could call.
-    """
-    context["script_files"] = [
-        script
-        for script in context["script_files"]
-        if "thebe" not in str(getattr(script, "filename", "") or "")
-        and "thebe" not in str(getattr(script, "attributes", {}).get("body", "")).lower()
-    ]
-
-
 def write_front_door(app: Sphinx, error: Exception | None) -> None:
     """Lead from the site's root to the landing page.
 
@@ -112,6 +97,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_post_transform(RunBar)
     app.add_post_transform(Takeaways)
     app.add_post_transform(ChineseTerms)
-    app.connect("html-page-context", drop_live_code, priority=900)
     app.connect("build-finished", write_front_door)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -81,7 +81,7 @@ def pictures_without_words(page: Page) -> list[str]:
     """Pictures in the text whose description is missing, empty, or only a file name or a program's default."""
     return page.evaluate(
         """() => {
-          const article = document.querySelector('article') ?? document.body;
+          const article = document.querySelector('article, main') ?? document.body;
           const words = one => (one.getAttribute('alt') ?? one.getAttribute('aria-label')
             ?? one.querySelector('title')?.textContent ?? '').trim();
           const isDefault = text => /^[\\w.\\/:-]+\\.(png|svg|jpe?g|gif|webp)$/i.test(text)

@@ -121,7 +121,7 @@ def test_site_reads_from_a_disk(context, site):
     watch = Watch(context.new_page(), "file://")
     page = watch.page
     try:
-        watch.open(f"file://{site}/index.html")
+        page.goto(f"file://{site}/index.html", wait_until="commit")  # it leads on before it is loaded
         page.wait_for_url(re.compile(r"book/index\.html$"))
         watch.open(f"file://{site}/book/checked.html")
         assert not raw_formulas(page)

@@ -1,7 +1,7 @@
-"""Mend what the theme writes and a screen reader stumbles over, in the finished pages.
+"""Mend, in the finished pages, what the theme and its parts write and a reader should not meet.
 
 Each mend is a pattern, its replacement, and the reason; applying one twice changes nothing.
-The tests look at every page with axe-core, so a theme that changes its HTML is noticed.
+The tests look at every page with axe-core and note every request, so a theme that changes its HTML is noticed.
 """
 
 from __future__ import annotations
@@ -23,16 +23,32 @@ MENDS = (
     (r'<summary><span class="toctree-toggle"', '<summary aria-label="Fold or unfold"><span class="toctree-toggle"'),
     # A formula wider than the screen scrolls: it must be reachable with the keyboard.
     (r'<div class="math (?!")([^"]*)"(?! tabindex)', r'<div class="math \1" tabindex="0"'),
+    # A list whose children are no list items.
+    (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
+    # Parameters of a signature, one a line, are written as definitions without terms.
+    (r'<dt class="sig .*?</dt>', lambda found: _lines_of_signature(found[0])),
+    # Live code is off, but its loader is on every page and knows the address of another host.
+    (r'<script type="text/x-thebe-config">.*?</script>', ""),
+    (r"<script>[^<]*thebe[^<]*</script>|<script [^>]*sphinx-thebe\.js[^>]*></script>", ""),
+    (r"<link [^>]*sphinx-thebe\.css[^>]*>", ""),
 )
 
 
 def mended(html: str) -> str:
+    """The page after all mends."""
     for pattern, replacement in MENDS:
-        html = re.sub(pattern, replacement, html)
+        html = re.sub(pattern, replacement, html, flags=re.DOTALL)
+    return html
+
+
+def _lines_of_signature(html: str) -> str:
+    for tag, name in (("dl", "sig-lines"), ("dd", "sig-line")):
+        html = html.replace(f"<{tag}>", f'<span class="{name}">').replace(f"</{tag}>", "</span>")
     return html
 
 
 def mend_pages(app: Sphinx, error: Exception | None) -> None:
+    """Rewrite the pages that need it, once the builder is done."""
     if error is not None or app.builder.format != "html":
         return
     for page in Path(app.outdir).rglob("*.html"):
