@@ -130,7 +130,8 @@ def a_misspelt_parameter(book: Book) -> None:
 
 def a_twin_that_drifted(book: Book) -> None:
     twin = pairs.twin_path(book.notebook)
-    twin.write_text(twin.read_text(encoding="utf-8").replace("import sys\n", "import sys as system\n", 1), encoding="utf-8")
+    text = twin.read_text(encoding="utf-8")
+    twin.write_text(text.replace("import sys\n", "import sys as system\n", 1), encoding="utf-8")
 
 
 def a_missing_twin(book: Book) -> None:
