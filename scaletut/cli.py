@@ -29,6 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, FAILED)
     except ScaletutError as error:
         return _complain(error, REFUSED)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("scaletut"):
+            raise  # a fault of ours, and its traceback is wanted
+        wanted = f"{error.name} is not installed; `scaletut doctor` tells what is missing and the command for it"
+        return _complain(ScaletutError(wanted), REFUSED)
     except KeyboardInterrupt:
         print("\nscaletut: interrupted; nothing half-written was left", file=sys.stderr)
         return INTERRUPTED

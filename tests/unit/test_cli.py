@@ -106,6 +106,13 @@ def test_what_is_refused_exits_2_with_one_line_before_anything_runs(capsys, book
     assert not (book / "_build").exists()
 
 
+def test_a_missing_package_is_told_in_one_line(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "papermill", None)  # as if it were not there
+    assert cli.main(["run", "finetune", "--profile", "quick"]) == 2
+    (line,) = errors_of(capsys)
+    assert "papermill is not installed; `scaletut doctor`" in line
+
+
 def test_a_command_that_is_none_exits_2(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["rum"])
@@ -234,7 +241,7 @@ def test_doctor_tells_versions_device_and_data(capsys, monkeypatch):
 def test_doctor_names_what_is_missing_and_the_command_for_it(monkeypatch):
     from packaging.requirements import Requirement
 
-    needs = {"train": (Requirement("torch>=2"), Requirement("no-such-package>=3"), Requirement("numpy>=99"))}
+    needs = {"train": (Requirement("numpy>=1"), Requirement("no-such-package>=3"), Requirement("scipy>=99"))}
     monkeypatch.setattr(doctor, "_requirements", lambda: needs)
     text = "\n".join(doctor.lines(doctor.examine()))
     assert "1 of 3 packages fit" in text
