@@ -18,8 +18,9 @@ PAGES := book/ledger.md book/receipt.md
 
 export SCALETUT_BOOK := $(CURDIR)
 export PYTHONUTF8 := 1
-# A spinning OpenMP barrier on a shared machine costs a factor of six, a sleeping one a fifth.
-export OMP_WAIT_POLICY ?= PASSIVE
+# A spinning OpenMP barrier on a shared machine costs a factor of six; a sleeping one costs a fifth, also alone,
+# so recorded runs, whose times are told, do without it.
+book unit notebooks pages: export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help
 help: ## List the targets
