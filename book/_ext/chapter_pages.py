@@ -1,11 +1,11 @@
-"""What every page of the site gets: a run bar on chapters, takeaway boxes, Chinese marked as such, a front door."""
+"""What every page of the site gets: a run bar on chapters, boxes, Chinese marked as such, a front door."""
 
 from __future__ import annotations
 
 import re
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -60,16 +60,21 @@ class RunBar(SphinxPostTransform):
         title.parent.insert(title.parent.index(title) + 1, bar)
 
 
-class Takeaways(SphinxPostTransform):
-    """A quotation that opens with **Takeaway** becomes a box: readable as it is in Colab, a box on the site."""
+class Boxes(SphinxPostTransform):
+    """A quotation that opens with **Takeaway** or **Guess first** becomes a box.
+
+    So the source stays plain Markdown, and reads as a quotation in Colab and Jupyter.
+    """
 
     default_priority = 901
+    kinds: ClassVar = {"takeaway": "takeaway", "guess first": "guess"}
 
     def run(self, **_: Any) -> None:
         for quote in self.document.findall(nodes.block_quote):
             first = next(iter(quote.findall(nodes.strong)), None)
-            if first is not None and first.astext().rstrip(".:").lower() == "takeaway":
-                quote["classes"].append("takeaway")
+            kind = self.kinds.get(first.astext().rstrip(".:").lower()) if first is not None else None
+            if kind:
+                quote["classes"].append(kind)
 
 
 class ChineseTerms(SphinxPostTransform):
@@ -95,7 +100,7 @@ def write_front_door(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_post_transform(RunBar)
-    app.add_post_transform(Takeaways)
+    app.add_post_transform(Boxes)
     app.add_post_transform(ChineseTerms)
     app.connect("build-finished", write_front_door)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

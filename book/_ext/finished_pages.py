@@ -27,6 +27,8 @@ MENDS = (
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
     # Parameters of a signature, one a line, are written as definitions without terms.
     (r'<dt class="sig .*?</dt>', lambda found: _lines_of_signature(found[0])),
+    # In this book the cells that are folded whole are the solutions of exercises.
+    (r"(Show|Hide) code cell content", r"\1 the solution"),
     # Live code is off, but its loader is on every page and knows the address of another host.
     (r'<script type="text/x-thebe-config">.*?</script>', ""),
     (r"<script>[^<]*thebe[^<]*</script>|<script [^>]*sphinx-thebe\.js[^>]*></script>", ""),
