@@ -275,7 +275,8 @@ class _Run:
         if self.loss_scale == 1.0:
             return True
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        torch._foreach_div_(gradients, self.loss_scale)
+        for gradient in gradients:
+            gradient.div_(self.loss_scale)
         finite = bool(torch.stack([g.isfinite().all() for g in gradients]).all())
         if not finite:
             self.loss_scale = max(1.0 + 1e-9, self.loss_scale / 2)

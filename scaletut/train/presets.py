@@ -70,7 +70,7 @@ PRESETS: dict[str, Preset] = {
     "resnet20": Preset(
         "resnet20",
         Recipe(
-            epochs=3,
+            epochs=4,
             batch_size=128,
             lr=0.2,
             weight_decay=5e-4,
@@ -84,7 +84,7 @@ PRESETS: dict[str, Preset] = {
     "tutorial": Preset(
         "tutorial",
         Recipe(
-            epochs=4,
+            epochs=7,
             batch_size=32,
             optimizer="adam",
             lr=1e-3,
