@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from scaletut.records import Value
 
-# After Okabe and Ito's palette, each darkened until it stands out from white by at least 3 : 1 (WCAG 1.4.11).
-# Hues stay apart for readers with deuteranopia, protanopia and tritanopia; lightness differs too, for grey prints.
-PALETTE = ("#0b6aa2", "#c44601", "#00795a", "#8f3f71", "#937200", "#4a4f55")
+# Blue, orange, teal, violet, brown, black: the hues of Okabe and Ito's palette, at lightnesses that keep any two at
+# least 30 CIE76 units apart for usual sight and for the three kinds of dichromacy; each at least 3 : 1 against white.
+PALETTE = ("#004a6b", "#ee7014", "#0ca589", "#c75ae2", "#5f3900", "#0d0d0d")
 MARKERS = ("o", "s", "D", "^", "v", "P")  # a second cue besides colour
 INK, QUIET, GRID = "#22303c", "#5c6b78", "#e3e8ec"
 WIDTH, HEIGHT = 7.0, 3.6  # inches: the book's text column at 100 dots an inch
@@ -86,7 +86,7 @@ def dots_with_intervals(axes: Axes, names: Sequence[str], values: Sequence[Value
     axes.hlines(rows, low, high, color=PALETTE[number], linewidth=3, alpha=0.45)
     axes.plot([value.value for value in values], rows, MARKERS[number], color=PALETTE[number])
     axes.set_yticks(rows, names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
 
 
