@@ -86,7 +86,8 @@ def test_evidence_leads_to_its_row(chapter, page, origin):
         "one => { const box = one.getBoundingClientRect(); return box.top >= 0 && box.top < innerHeight }"
     )
     around = row.evaluate("one => (one.closest('tr, dl, section') ?? one.parentElement).textContent")
-    number, *_ = numbers(text)
+    assert numbers(text), f"{text!r} holds no number"
+    number = numbers(text)[0]
     near = [one for one in numbers(around) if abs(one - number) <= 0.05 * abs(one) + 0.05]  # as rounded in the text
     assert near, f"{text!r} is not in the row it leads to: {around!r}"
 
