@@ -283,9 +283,11 @@ class ApiRoom(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         module = importlib.import_module(self.arguments[0])
         names = getattr(module, "__all__", None)
-        if names is None and not hasattr(module, "__path__"):  # a single file: the classes that it defines
+        if names is None and not hasattr(module, "__path__"):  # a single file: what it defines itself
             names = [
-                name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__
+                name
+                for name, thing in vars(module).items()
+                if getattr(thing, "__module__", "") == module.__name__ and not name.startswith("_")
             ]
         if not names:
             logger.warning("%s has no __all__: nothing to document", module.__name__, location=self.get_location())
