@@ -128,6 +128,7 @@ check: setup
 	@echo "== the book's own checks"
 	@$(BIN)/scaletut ledger --page book/ledger.md > /dev/null
 	@$(BIN)/scaletut check
+	@$(BIN)/scaletut receipt > _build/receipt.txt || { cat _build/receipt.txt; exit 1; }
 
 pages: setup
 	@echo "== the rendered book: pages, browser, planted faults"

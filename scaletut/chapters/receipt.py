@@ -20,7 +20,7 @@ Status = Literal["within", "outside", "missing", "machine"]
 # A second run of n seeds differs from the first by more than √2 times the 95 % half-width in 1 of 20 cases.
 # Twice that is allowed, because a receipt has many rows and should go red for a fault, not for chance.
 _TIMES_HALF_WIDTH = 2 * math.sqrt(2)
-_SHARE_POINTS = 1.0  # least band of a share: 1 percentage point
+_SHARE_POINTS = 2.0  # least band of a share: seeds may agree by chance, another processor rounds otherwise
 _SINGLE_SHARE_POINTS = 5.0  # band of a share of one run, whose spread nobody measured
 _LEAST_RELATIVE = 0.02
 _SINGLE_RELATIVE = 0.25
@@ -30,7 +30,7 @@ _MACHINE_UNITS = ("s", "ms", "µs", "min", "h", "B", "kB", "MB", "GB", "MiB", "G
 BANDS = (
     "A number with an interval must lie within "
     f"{_TIMES_HALF_WIDTH:.1f} times its half-width of the recorded one "
-    f"(at least {_SHARE_POINTS:g} percentage point for a share, {100 * _LEAST_RELATIVE:g} % of the value otherwise). "
+    f"(at least {_SHARE_POINTS:g} percentage points for a share, {100 * _LEAST_RELATIVE:g} % of the value otherwise). "
     f"A number of a single run must lie within {_SINGLE_SHARE_POINTS:g} percentage points, "
     f"or {100 * _SINGLE_RELATIVE:g} % of the value. "
     "Times, rates and sizes in memory belong to the machine and are told, not judged."
@@ -82,7 +82,7 @@ def band(recorded: Value) -> tuple[float, float] | None:
     """(lowest, highest) value that agrees with `recorded`, in its unit; None for what is the machine's own."""
     if recorded.unit in _MACHINE_UNITS or recorded.unit.endswith("/s"):
         return None
-    share = recorded.unit == "%"
+    share = recorded.unit in ("%", "points")
     if recorded.low is None or recorded.high is None:
         half = _SINGLE_SHARE_POINTS if share else _SINGLE_RELATIVE * abs(recorded.value)
         return recorded.value - half, recorded.value + half

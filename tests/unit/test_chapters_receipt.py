@@ -71,9 +71,10 @@ def test_what_stays_in_its_band_is_none(root, change):
 
 def test_bands_have_a_floor_and_follow_both_sides():
     low, high = receipt.band(Value(50.0, "%", 49.99, 50.01, 3))
-    assert (low, high) == pytest.approx((49.0, 51.0))
+    assert (low, high) == pytest.approx((48.0, 52.0))
     low, high = receipt.band(Value(50.0, "%", 48.0, 50.5, 3))
-    assert (low, high) == pytest.approx((50 - 4 * math.sqrt(2), 50 + math.sqrt(2)))
+    assert (low, high) == pytest.approx((50 - 4 * math.sqrt(2), 52.0))
+    assert receipt.band(Value(0.1, "points", 0.0, 0.2, 3)) == pytest.approx((-1.9, 2.1))
     assert receipt.band(Value(50.0, "%")) == (45.0, 55.0)
     assert receipt.band(Value(2.0, "nats", 2.0, 2.0, 3)) == pytest.approx((1.96, 2.04))
     for unit in ("s", "min", "GB", "images/s"):
