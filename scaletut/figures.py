@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,13 +90,46 @@ def dots_with_intervals(axes: Axes, names: Sequence[str], values: Sequence[Value
     axes.grid(axis="y", visible=False)
 
 
-def show_images(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str] | None = None) -> None:
+def show_images(axes: Iterable[Axes], images: np.ndarray, titles: Sequence[str] | None = None) -> None:
     """Put an image, uint8 (height, width, 3), into each of the axes, without ticks or smoothing."""
     for number, (ax, image) in enumerate(zip(axes, images, strict=True)):
         ax.imshow(image, interpolation="nearest")
         ax.set_axis_off()
         if titles is not None:
             ax.set_title(titles[number], fontsize=8, loc="center")
+
+
+def image_rows(axes: Axes, rows: Sequence[np.ndarray], names: Sequence[str]) -> None:
+    """Draw one row of images a name, the first on top, with a white line around each.
+
+    rows: uint8 (n, height, width, 3) each, of one height and width; as many are shown as the shortest row has.
+    Raises ParameterError when names and rows differ in number.
+    """
+    if len(names) != len(rows):
+        raise ParameterError(f"{len(names)} names for {len(rows)} rows of images; give one row a name")
+    count = min(len(row) for row in rows)
+    framed = [np.pad(row[:count], ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255) for row in rows]
+    side = framed[0].shape[1]
+    axes.imshow(np.vstack([np.hstack(row) for row in framed]), interpolation="nearest")
+    axes.set_yticks(side * (np.arange(len(rows)) + 0.5), names)
+    axes.set_xticks([])
+    axes.grid(visible=False)
+
+
+def heat_map(axes: Axes, matrix: np.ndarray, names: Sequence[str], *, high: float = 100) -> None:
+    """Draw a square matrix of 0 to `high` as shades, each cell with its number, rows and columns named alike.
+
+    Raises ParameterError when the matrix is not of the names' size.
+    """
+    if matrix.shape != (len(names), len(names)):
+        raise ParameterError(f"a matrix of {matrix.shape} for {len(names)} names; give one row and column a name")
+    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=high)
+    for (row, column), value in np.ndenumerate(matrix):
+        colour = "white" if value > high / 2 else INK
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(visible=False)
 
 
 def _end(value: Value, name: str) -> float:

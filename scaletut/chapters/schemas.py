@@ -62,12 +62,12 @@ class Finetune(Chapter):
     by_profile = types.MappingProxyType(
         {
             "quick": {
-                "data": "zipf10",
+                "data": "zipf10:classes=equal",
                 "train_examples": 2000,
                 "epochs": 2,
                 "width": 16,
-                "seeds": 2,
-                "label_budgets": "10,50",
+                "seeds": 3,
+                "label_budgets": "2,50",
             },
             "laptop": {
                 "data": "cifar10",

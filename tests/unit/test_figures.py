@@ -119,6 +119,30 @@ def test_images_are_drawn_unsmoothed_and_named() -> None:
     plt.close(figure)
 
 
+def test_rows_of_images_share_a_grid_and_carry_their_names(axes) -> None:
+    rows = [np.full((n, 4, 5, 3), shade, np.uint8) for n, shade in ((3, 10), (2, 20))]
+    figures.image_rows(axes, rows, ["cat", "dog"])
+    picture = axes.images[0].get_array()
+    assert picture.shape == (2 * 6, 2 * 7, 3)  # two rows of two images, each in a frame of one pixel
+    assert (picture[1:5, 1:6] == 10).all()
+    assert (picture[7:11, 8:13] == 20).all()
+    assert (picture[0] == 255).all()
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["cat", "dog"]
+    with pytest.raises(ParameterError, match="1 names for 2 rows"):
+        figures.image_rows(axes, rows, ["cat"])
+
+
+def test_a_heat_map_tells_each_number_in_a_legible_colour(axes) -> None:
+    figures.heat_map(axes, np.array([[90.4, 9.6], [0, 100]]), ["cat", "dog"])
+    assert [text.get_text() for text in axes.texts] == ["90", "10", "0", "100"]
+    shades = axes.images[0]
+    for text, value in zip(axes.texts, (90.4, 9.6, 0, 100), strict=True):
+        behind, ink = (contrast_with_white(mpl.colors.to_hex(c)) for c in (shades.cmap(value / 100), text.get_color()))
+        assert max(behind, ink) / min(behind, ink) >= 4.5
+    with pytest.raises(ParameterError, match="3 names"):
+        figures.heat_map(axes, np.zeros((2, 2)), ["a", "b", "c"])
+
+
 @pytest.mark.parametrize("draw", [figures.dots_with_intervals, figures.line_with_band])
 def test_counts_that_differ_are_refused(axes, draw) -> None:
     extra = ("name",) if draw is figures.line_with_band else ()
