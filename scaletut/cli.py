@@ -180,9 +180,13 @@ def _add_record(commands: Any) -> None:
         "run a chapter and keep it: outputs into its notebook, records into results/, twin in step",
         "scaletut record finetune",
         "scaletut record finetune --profile quick   # only the record that the receipt compares with",
+        "scaletut record finetune --ledger   # after more records: only the cells that read them",
     )
     record.add_argument("chapter", metavar="CHAPTER")
     record.add_argument("--profile", default="laptop", choices=("laptop", "quick"))
+    record.add_argument(
+        "--ledger", action="store_true", help="run and store only the cells that read the ledger"
+    )
 
 
 def _add_train(commands: Any) -> None:
@@ -283,7 +287,11 @@ def _run_grid(options: argparse.Namespace) -> int:
 def _record(options: argparse.Namespace) -> int:
     from scaletut.chapters import recording
 
-    for path in recording.record(options.chapter, options.profile, progress=True):
+    if options.ledger:
+        written = recording.refresh(options.chapter)
+    else:
+        written = recording.record(options.chapter, options.profile, progress=True)
+    for path in written:
         print(f"wrote {_shown(path)}")
     return 0
 

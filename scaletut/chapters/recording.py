@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import nbformat
 
 from scaletut.chapters import anatomy, pairs, places
 from scaletut.chapters.run import environment, execute, plan
 from scaletut.files import atomic_write
 
 _LEFT_BY_A_RUN = ("papermill", "execution")  # times and paths of one machine, of no use to a reader
+PREPARE, LEDGER = "prepare", "ledger"  # tags of the cells that `refresh` runs, and of those it stores anew
 
 
 def record(chapter: str, profile: str = "laptop", *, progress: bool = False) -> list[Path]:
@@ -37,6 +41,43 @@ def record(chapter: str, profile: str = "laptop", *, progress: bool = False) -> 
     return written
 
 
+def refresh(chapter: str) -> list[Path]:
+    """Run again only the cells of `chapter` that read the ledger, and store what they show; returns what was written.
+
+    Records are added long after a chapter was recorded: more seeds, a larger run.
+    The cells tagged `ledger` read records and nothing that the chapter computes, so they alone are shown anew;
+    those tagged `prepare` (imports, settings, helpers) run before them in the same kernel and keep their outputs.
+    Raises ChapterFailed when a cell raises, which it does if a ledger cell needs more than that.
+    """
+    root = places.book_root()
+    work = plan(chapter, profile="laptop", root=root)
+    stored = pairs.read_notebook(work.source)
+    part = copy.deepcopy(stored)
+    part.cells = [cell for cell in stored.cells if {PREPARE, LEDGER, "parameters"} & _tags(cell)]
+    work.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".refresh-", dir=work.source.parent) as name:
+        source, target = Path(name) / "part.ipynb", Path(name) / "notebook.ipynb"
+        nbformat.write(part, source)
+        with environment(SCALETUT_PROFILE="laptop"):
+            execute(source, target, {}, label=f"{chapter} (ledger)")
+        shown = {cell.id: cell.outputs for cell in pairs.read_notebook(target).cells if LEDGER in _tags(cell)}
+    for cell in stored.cells:
+        if cell.id in shown:
+            # The count stays what it was in the whole run, in which these cells had their turn too.
+            cell.outputs = [_counted(output, cell.execution_count) for output in shown[cell.id]]
+    return _write(stored, work.source)
+
+
+def _tags(cell: Any) -> set[str]:
+    return set(cell.metadata.get("tags", ()))
+
+
+def _counted(output: Any, count: int | None) -> Any:
+    if output.output_type == "execute_result":
+        output.execution_count = count
+    return output
+
+
 def _install(staged: Path, results: Path) -> list[Path]:
     """Move the records into `results` under their own names; those of the same run made earlier are replaced."""
     results.mkdir(parents=True, exist_ok=True)
@@ -47,9 +88,10 @@ def _install(staged: Path, results: Path) -> list[Path]:
 
 
 def _store_outputs(executed: Path, notebook: Path) -> list[Path]:
-    import nbformat
+    return _write(clean(pairs.read_notebook(executed)), notebook)
 
-    book = clean(pairs.read_notebook(executed))
+
+def _write(book: Any, notebook: Path) -> list[Path]:
     anatomy.put_stamp(book)
     atomic_write(notebook, nbformat.writes(book) + "\n")
     return [notebook, pairs.write_twin(notebook)]

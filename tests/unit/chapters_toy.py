@@ -45,6 +45,8 @@ claims = Claims("finetune")
 claims.check("width is positive", chosen.width > 0)
 claims.table()"""
 
+LEDGER = """len(list((chapters.book_root() / "results").glob("*.json")))"""
+
 RECORD = """record = new_record(
     "finetune", profile=chosen.profile, parameters=chosen.model_dump(), data_digest="0" * 64, seeds=[chosen.seed],
     values={"accuracy": Value(50.0 + chosen.epochs, "%", 49.0 + chosen.epochs, 51.0 + chosen.epochs, 3)},
@@ -80,12 +82,13 @@ def chapter() -> nbformat.NotebookNode:
         text("# A toy\n\nYou will be able to add."),
         code(SETUP),
         code(parameters_cell(Finetune), metadata={"tags": ["parameters"]}),
-        code(SETTINGS),
+        code(SETTINGS, metadata={"tags": ["prepare"]}),
         code(FIGURE, metadata={"mystnb": {"image": {"alt": "a single pixel, to stand for a figure"}}}),
         text("## Exercises"),
         *exercises,
         text("## Claims"),
         code(CLAIMS),
+        code(LEDGER, metadata={"tags": ["ledger"]}),
         code(RECORD),
     ]
     for number, cell in enumerate(cells):

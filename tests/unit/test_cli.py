@@ -208,6 +208,24 @@ def test_a_failed_recording_changes_nothing_of_the_book(book):
     assert not (book / "results").exists()
 
 
+def test_ledger_cells_are_shown_anew_without_running_the_chapter(book):
+    notebook = book / "notebooks" / "finetune.ipynb"
+    recording.record("finetune")
+    before = nbformat.read(notebook, as_version=4)
+    (asks,) = [cell for cell in before.cells if "ledger" in cell.metadata.get("tags", [])]
+    assert asks.outputs[0]["data"]["text/plain"] == "0", "it was asked before the run left its record"
+    record = (book / "results" / "finetune.json").read_bytes()
+
+    assert cli.main(["record", "finetune", "--ledger"]) == 0
+    after = nbformat.read(notebook, as_version=4)
+    (asks,) = [cell for cell in after.cells if "ledger" in cell.metadata.get("tags", [])]
+    assert asks.outputs[0]["data"]["text/plain"] == "1"
+    changed = [one.id for one, other in zip(before.cells, after.cells, strict=True) if one != other]
+    assert changed == [asks.id]
+    assert (book / "results" / "finetune.json").read_bytes() == record
+    assert cli.main(["check"]) == 0
+
+
 def test_pair_lets_either_side_lead(book, capsys):
     twin = book / "notebooks" / "text" / "finetune.py"
     twin.write_text(twin.read_text(encoding="utf-8").replace("A toy", "Another toy"), encoding="utf-8")
