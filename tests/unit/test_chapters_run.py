@@ -67,10 +67,9 @@ def test_staleness_follows_content_and_not_file_times(book, monkeypatch, tmp_pat
     notebook.write_text(source, encoding="utf-8")
     assert quick().stale_reason() == ""
 
-    monkeypatch.setattr("scaletut.records.library_digest", lambda: "0" * 64)
-    assert quick().stale_reason() == "library changed"
-    monkeypatch.undo()
-    monkeypatch.chdir(book)
+    with monkeypatch.context() as other:
+        other.setattr("scaletut.records.library_digest", lambda: "0" * 64)
+        assert quick().stale_reason() == "library changed"
 
     (book / "results" / "quick").mkdir(parents=True)
     (book / "results" / "quick" / "finetune.json").write_text("{}", encoding="utf-8")
