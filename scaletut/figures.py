@@ -99,6 +99,14 @@ def show_images(axes: Iterable[Axes], images: np.ndarray, titles: Sequence[str] 
             ax.set_title(titles[number], fontsize=8, loc="center")
 
 
+def count_in_whole_numbers(*axes: Axes) -> None:
+    """Put the ticks below each of the axes at whole numbers only: for epochs, seeds, layers."""
+    from matplotlib.ticker import MaxNLocator
+
+    for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
 def image_rows(axes: Axes, rows: Sequence[np.ndarray], names: Sequence[str]) -> None:
     """Draw one row of images a name, the first on top, with a white line around each.
 

@@ -102,16 +102,16 @@ print(p)
 # %% [markdown]
 # What the chapter finds is kept in two places: `claims` are sentences that can turn out false, `numbers` are the values that the text links to.
 # Two helpers keep the cells short.
-# What depends on the speed of this machine is left out of `quick` records, because another machine is compared with them.
+# The receipt compares `quick` runs of two machines, so what depends on a machine's speed is left out of their records (`compare=False`).
 
 # %%
 claims, numbers = Claims("finetune"), {}
 
 
-def keep(name, samples, unit="", by_clock=False):
+def keep(name, samples, unit="", compare=True):
     """Mean and interval of `samples`, one a seed; noted for the record under `name`."""
     value = Value.of(np.atleast_1d(samples), unit)
-    if not (by_clock and p.profile == "quick"):
+    if compare or p.profile != "quick":
         numbers[name] = value
     return value
 
@@ -165,9 +165,9 @@ plt.show()
 
 # %% [markdown]
 # At 32 pixels a cat and a dog differ by a handful of them.
-# Keep that in mind when the confusion matrix comes.
+# Remember them when the confusion matrix comes.
 #
-# A useful figure to have in mind before any training is that of a blind guess: one class in ten.
+# One bound needs no training at all: a blind guess is right once in as many times as there are classes.
 # Whatever is reported later has to be held against it.
 
 # %% [markdown]
@@ -256,8 +256,8 @@ plt.show()
 # %%
 free = shares.loc[shares["macs"] == 0, "seconds"].sum()
 rates = shares.loc[shares.index.str.startswith("conv"), "GFLOP/s"]
-keep("free_time", free, "%", by_clock=True)
-keep("rate_spread", rates.max() / rates.min(), "×", by_clock=True)
+keep("free_time", free, "%", compare=False)
+keep("rate_spread", rates.max() / rates.min(), "×", compare=False)
 print(f"{free:.0f} % of the time for nothing that is counted; rates differ {rates.max() / rates.min():.1f}-fold")
 
 # %% [markdown]
@@ -339,12 +339,15 @@ claims.check(
 # The strongest recipe in this chapter is a small *speed net* after Jordan {cite:p}`jordan2024`, made to reach a good accuracy soon.
 # Its first layer is not learned: it *whitens* small patches, so that what comes after sees decorrelated input from the first step.
 
+# Here is its recipe, beside the two that it will be compared with: only the lines in which they differ.
+
 # %%
 FAST = PRESETS["fast"]
-print(FAST.recipe)
+recipes = pd.DataFrame({name: PRESETS[name].recipe.to_dict() for name in ("fast", "tutorial", "resnet20")})
+recipes[recipes.nunique(axis=1, dropna=False) > 1]
 
 # %% [markdown]
-# Read it as a list of decisions: Muon {cite:p}`jordan2024muon` for the filters, a rate that falls to zero, smoothed labels, random crops, flips that alternate from epoch to epoch.
+# Read the first column as a list of decisions: Muon {cite:p}`jordan2024muon` for the filters, a rate that falls to zero, smoothed labels, random crops, flips that alternate from epoch to epoch.
 # What each of them buys is measured below.
 #
 # The preset is made for fifty thousand images in batches of 512.
@@ -382,8 +385,9 @@ for number, (name, column) in enumerate({"training": "", "validation": "validati
     left.plot(history.index, history[f"{column}loss"], **look)
     right.plot(history.index, 100 * history[f"{column}accuracy"], **look)
 left.axhline(floor, linestyle="--", color=figures.QUIET, label="floor, training")
-left.set(xlabel="epoch", ylabel="loss (nats)", title="Loss falls", ylim=(0, None), xticks=history.index)
-right.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy rises", xticks=history.index)
+left.set(xlabel="epoch", ylabel="loss (nats)", title="Loss falls", ylim=(0, None))
+right.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy rises")
+figures.count_in_whole_numbers(left, right)
 left.legend()
 plt.show()
 
@@ -436,8 +440,8 @@ def accuracy(run, images=test, views=1):
 score = {name: [accuracy(run) for run in these] for name, these in runs.items()}
 reached = {
     "speed net": keep("speed_net_accuracy", score["speed net"], "%"),
-    "tutorial": keep("tutorial_accuracy", score["tutorial"], "%", by_clock=True),
-    "ResNet-20": keep("resnet20_accuracy", score["ResNet-20"], "%", by_clock=True),
+    "tutorial": keep("tutorial_accuracy", score["tutorial"], "%", compare=False),
+    "ResNet-20": keep("resnet20_accuracy", score["ResNet-20"], "%", compare=False),
 }
 
 # %%
@@ -462,7 +466,7 @@ plt.show()
 
 # %%
 ahead = np.subtract(score["speed net"], score["tutorial"])
-keep("ahead_of_tutorial", ahead, "points", by_clock=True)
+keep("ahead_of_tutorial", ahead, "points", compare=False)
 lead = min(np.subtract(score["speed net"], score["ResNet-20"]))
 claims.check(
     "In the same training time the whitened speed net gets further than ResNet-20, in every seed.",
@@ -471,7 +475,7 @@ claims.check(
 
 # %% [markdown]
 # The tutorial's net is cheap in multiply-accumulates, yet it does not turn that into speed: with small batches the time goes into starting operations, not into arithmetic, as its GFLOP/s show.
-# ResNet-20 is a better network than both in the long run, but its many thin layers are slow here and a short run ends before it gets anywhere.
+# ResNet-20 passes ninety percent after a few hundred epochs {cite:p}`he2016`, but its many thin layers are slow here, and a short run ends before it gets anywhere.
 #
 # Every comparison is within a seed, so the difference has an interval of its own: the speed net is ahead of the tutorial by [? ± ? points](#finetune.ahead_of_tutorial).
 #
@@ -619,6 +623,8 @@ axes.set(xlabel="guessed", ylabel="true class", title="What is taken for what (%
 plt.show()
 
 # %% [markdown]
+# A class with more recall than precision is one that the net names too readily; one with more precision than recall it names too rarely.
+#
 # Which pair is confused most?
 # Both directions count.
 
@@ -664,6 +670,8 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
+# As trained, the net lies above the diagonal: more of its guesses are right than it says.
+# A temperature below one makes it bolder.
 # Was that this one net, or does it hold for each seed?
 
 # %%
@@ -692,8 +700,8 @@ claims.check(
 );
 
 # %% [markdown]
-# Which errors is the net most sure of?
-# They are worth a look: some are the net's fault, some are the label's.
+# Which errors hurt the cross-entropy most?
+# They are the images whose label the net thought least likely.
 
 # %% mystnb={"image": {"alt": "Twelve test images with the highest cross-entropy, in two rows, each with its true class and the class that the net took it for."}}
 worst = np.argsort(at_label)[:12]
@@ -703,6 +711,8 @@ figures.show_images(axes.flat, test.images[worst], titles)
 plt.show()
 
 # %% [markdown]
+# Look at each and ask whose fault it is: an unusual view, a second thing in the picture, or a label that is simply wrong.
+#
 # > **Takeaway.**
 # > Accuracy is one number of several that a user of the net needs; a confidence that means what it says costs one more division, which took the calibration error from [? ± ? %](#finetune.calibration_error) to [? ± ? %](#finetune.calibration_error_mended).
 
@@ -718,7 +728,7 @@ plt.show()
 #
 # | way | what trains |
 # |---|---|
-# | `full` | every weight |
+# | `full` | every weight (but for the whitening, which no recipe trains) |
 # | `head` | a new last layer alone, the features stay |
 # | `norms` | the norms' shifts, and the last layer |
 # | `lora` | a low-rank correction of each convolution, and the last layer |
@@ -745,7 +755,7 @@ layer = LoRA(conv, rank=4)
 untouched = torch.equal(layer(x), conv(x))
 layer.down.weight.data, layer.up.weight.data = A, B
 others = F.conv2d(x, merged, conv.bias, padding=1), layer(x), layer.merged()(x)
-close = [torch.allclose(adapted, other, atol=1e-5) for other in others]
+close = [torch.allclose(adapted, other, atol=1e-4) for other in others]
 print("starts as the old layer:", untouched, "| merged by hand, library's, library's merged:", close)
 
 # %%
@@ -759,17 +769,18 @@ claims.check(
 #
 # For each seed one net is trained on the five source classes.
 # Then for each number of labels a class, and each way, the net is adapted with labels drawn at random, and scored on all test images of the five new classes.
-# The validation images take no part.
+# No choice is made here, so the validation images may serve for training.
 
 # %%
 half = train.num_classes // 2
-old_task = pool.classes(range(half))
-new_task, new_exam = (one.classes(range(half, train.num_classes)) for one in (pool, test))
-sources = [run_preset(speed(images=old_task), old_task, s) for s in SEEDS]
+old_task, old_exam = (one.classes(range(half)) for one in (whole.train, test))
+new_task, new_exam = (one.classes(range(half, train.num_classes)) for one in (whole.train, test))
 print("old classes:", ", ".join(old_task.class_names), "| new classes:", ", ".join(new_task.class_names))
 
 # %%
-shown(keep("source_accuracy", [accuracy(run, test.classes(range(half))) for run in sources], "%"))
+sources = [run_preset(speed(images=old_task), old_task, s) for s in SEEDS]
+source_accuracy = keep("source_accuracy", [accuracy(run, old_exam) for run in sources], "%")
+print(f"accuracy on the old classes: {shown(source_accuracy)}")
 
 # %%
 WAYS = ("full", "head", "norms", "lora", "scratch")
@@ -795,12 +806,11 @@ def adapted_accuracy(way, labels_a_class, s):
 
 # %%
 budgets = [count for count in p.budgets if count <= new_task.class_counts().min()]
-transfer = {way: {} for way in WAYS}
-for way in WAYS:
-    for count in budgets:
-        scores = [adapted_accuracy(way, count, s) for s in SEEDS]
-        transfer[way][count] = keep(f"{way}_{count}", scores, "%")
-pd.DataFrame({way: {count: shown(value) for count, value in by.items()} for way, by in transfer.items()}).T
+results = {way: {n: [adapted_accuracy(way, n, s) for s in SEEDS] for n in budgets} for way in WAYS}
+
+# %%
+transfer = {way: {n: keep(f"{way}_{n}", scores, "%") for n, scores in by.items()} for way, by in results.items()}
+pd.DataFrame({way: {n: shown(value) for n, value in by.items()} for way, by in transfer.items()}).T
 
 # %% mystnb={"image": {"alt": "Test accuracy on five new classes against labels a class on a logarithmic axis, with a band for the 95 percent interval: full fine-tuning, last layer, norms, LoRA, and from scratch. The pre-trained ways lead at few labels; the curve from scratch starts lowest and climbs."}}
 figure, axes = figures.panels(1, 1, height=4.4)
@@ -829,15 +839,25 @@ def crossing(counts, first, second):
 
 
 # %%
-mean = {way: [value.value for value in by.values()] for way, by in transfer.items()}
+def curve(way, number):
+    """Accuracy of one seed's nets at each number of labels."""
+    return [scores[number] for scores in results[way].values()]
+
+
 crossings = {
-    f"{late} overtakes {early}": crossing(budgets, mean[early], mean[late])
-    for early, late in (("head", "full"), ("head", "scratch"), ("norms", "scratch"), ("full", "scratch"))
+    f"{late} overtakes {early}": [crossing(budgets, curve(early, k), curve(late, k)) for k in range(p.seeds)]
+    for early, late in (("head", "full"), ("head", "scratch"), ("norms", "scratch"), ("lora", "scratch"))
 }
-pd.DataFrame({"labels a class": crossings}).round(0)
+pd.DataFrame(crossings, index=[f"seed {s}" for s in SEEDS]).T.round(0)
 
 # %% [markdown]
-# A crossing at the smallest number of labels means *there or before*, and NaN means *not within these numbers*.
+# Each entry is a number of labels a class.
+# The smallest number tried means *there or before*; NaN means *not within the numbers tried*.
+
+# %%
+where = crossings["scratch overtakes head"]
+if not np.isnan(where).any():
+    keep("scratch_over_head", where, "labels a class", compare=False)
 
 # %%
 fewest, most = budgets[0], budgets[-1]
@@ -861,7 +881,7 @@ claims.check(
 # %% [markdown]
 # The last layer alone has the least to learn and the least to gain: its curve is the first to go flat.
 # LoRA trains [? %](#finetune.lora_share) of the weights and can follow further.
-# Starting from scratch pays for its freedom at few labels, and is paid back as they grow.
+# Starting from scratch pays for its freedom at few labels, and is paid back as they grow: from about [? labels a class](#finetune.scratch_over_head) on it beats the last layer of a trained net.
 #
 # > **Takeaway.**
 # > With 10 labels a class, fine-tuning reaches [? ± ? %](#finetune.full_10) and starting from scratch [? ± ? %](#finetune.scratch_10): the fewer labels there are, the more somebody else's weights are worth.

@@ -119,6 +119,13 @@ def test_images_are_drawn_unsmoothed_and_named() -> None:
     plt.close(figure)
 
 
+def test_epochs_have_no_halves(axes) -> None:
+    axes.plot([1, 2], [0, 1])
+    figures.count_in_whole_numbers(axes)
+    ticks = [tick for tick in axes.get_xticks() if 1 <= tick <= 2]
+    assert ticks == [1, 2]
+
+
 def test_rows_of_images_share_a_grid_and_carry_their_names(axes) -> None:
     rows = [np.full((n, 4, 5, 3), shade, np.uint8) for n, shade in ((3, 10), (2, 20))]
     figures.image_rows(axes, rows, ["cat", "dog"])
