@@ -236,6 +236,12 @@ def stamp(book: Any) -> dict[str, Any]:
     return {"cells": cells}
 
 
+def not_as_recorded(book: Any) -> list[int]:
+    """Numbers (from 1) of the code cells whose code or outputs differ from the stamp, or that it does not know."""
+    stored, now = book.metadata.get(_STAMP, {}).get("cells", {}), stamp(book)["cells"]
+    return [number for number, cell in _code(book) if stored.get(cell.id) != now[cell.id]]
+
+
 def put_stamp(book: Any) -> None:
     """Note in the notebook's metadata what its outputs are, so that a later change of them is seen."""
     book.metadata[_STAMP] = stamp(book)

@@ -12,6 +12,7 @@ import nbformat
 
 from scaletut.chapters import anatomy, pairs, places
 from scaletut.chapters.run import environment, execute, plan
+from scaletut.errors import CheckFailed
 from scaletut.files import atomic_write
 
 _LEFT_BY_A_RUN = ("papermill", "execution")  # times and paths of one machine, of no use to a reader
@@ -47,11 +48,18 @@ def refresh(chapter: str) -> list[Path]:
     Records are added long after a chapter was recorded: more seeds, a larger run.
     The cells tagged `ledger` read records and nothing that the chapter computes, so they alone are shown anew;
     those tagged `prepare` (imports, settings, helpers) run before them in the same kernel and keep their outputs.
-    Raises ChapterFailed when a cell raises, which it does if a ledger cell needs more than that.
+    Raises ChapterFailed when a cell raises, which it does if a ledger cell needs more than that,
+    and CheckFailed when any other cell is not as it was recorded: this is no way round a run.
     """
     root = places.book_root()
     work = plan(chapter, profile="laptop", root=root)
     stored = pairs.read_notebook(work.source)
+    if changed := [
+        number for number in anatomy.not_as_recorded(stored) if LEDGER not in _tags(stored.cells[number - 1])
+    ]:
+        raise CheckFailed(
+            f"{chapter}: cell {changed[0]} is not as it was recorded; run `scaletut record {chapter}` whole"
+        )
     part = copy.deepcopy(stored)
     part.cells = [cell for cell in stored.cells if {PREPARE, LEDGER, "parameters"} & _tags(cell)]
     work.folder.mkdir(parents=True, exist_ok=True)
@@ -61,10 +69,10 @@ def refresh(chapter: str) -> list[Path]:
         with environment(SCALETUT_PROFILE="laptop"):
             execute(source, target, {}, label=f"{chapter} (ledger)")
         shown = {cell.id: cell.outputs for cell in pairs.read_notebook(target).cells if LEDGER in _tags(cell)}
-    for cell in stored.cells:
-        if cell.id in shown:
-            # The count stays what it was in the whole run, in which these cells had their turn too.
-            cell.outputs = [_counted(output, cell.execution_count) for output in shown[cell.id]]
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    for count, cell in enumerate(code, 1):  # counted anew, for a cell may have left since
+        cell.execution_count = count
+        cell.outputs = [_counted(output, count) for output in shown.get(cell.id, cell.outputs)]
     return _write(stored, work.source)
 
 
@@ -72,7 +80,7 @@ def _tags(cell: Any) -> set[str]:
     return set(cell.metadata.get("tags", ()))
 
 
-def _counted(output: Any, count: int | None) -> Any:
+def _counted(output: Any, count: int) -> Any:
     if output.output_type == "execute_result":
         output.execution_count = count
     return output

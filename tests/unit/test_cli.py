@@ -15,6 +15,7 @@ import pytest
 from scaletut import cli, doctor
 from scaletut.chapters import recording, run
 from scaletut.chapters.schemas import Finetune
+from scaletut.errors import CheckFailed
 from scaletut.records import read_record
 
 
@@ -224,6 +225,10 @@ def test_ledger_cells_are_shown_anew_without_running_the_chapter(book):
     assert changed == [asks.id]
     assert (book / "results" / "finetune.json").read_bytes() == record
     assert cli.main(["check"]) == 0
+
+    toy.edit(notebook, "print(chosen.profile", "print(2, chosen.profile")
+    with pytest.raises(CheckFailed, match="not as it was recorded"):
+        recording.refresh("finetune")
 
 
 def test_pair_lets_either_side_lead(book, capsys):
