@@ -70,7 +70,7 @@ seeds = 0           # runs, 0 to 20; 0: the profile's
 label_budgets = ""  # labels a class, n,n,...; empty: the profile's
 seed = 0            # 0 to 2147483647
 
-# %%
+# %% tags=["prepare"]
 import time
 from dataclasses import asdict, replace
 
@@ -81,7 +81,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# %%
+# %% tags=["prepare"]
 from scaletut import chapters, figures
 from scaletut.data import load
 from scaletut.models import LoRA, adapt, build, complexity, count_parameters, time_layers
@@ -89,7 +89,7 @@ from scaletut.records import Claims, Ledger, Value, format_value, new_record, pe
 from scaletut.train import Recipe, calibration_bins, fit, report
 from scaletut.train.presets import ABLATIONS, PRESETS, run_preset
 
-# %%
+# %% tags=["prepare"]
 started = time.perf_counter()
 figures.use_style()
 p = chapters.settings(
@@ -116,7 +116,7 @@ def keep(name, samples, unit="", compare=True):
     return value
 
 
-# %%
+# %% tags=["prepare"]
 def shown(value):
     """A value as text, with its interval where there is one."""
     return format_value(value, "value" if value.low is None else "interval")
@@ -517,7 +517,7 @@ for name, scores in sorted(without.items(), key=lambda item: np.mean(item[1])):
     change[name] = keep(f"{name}_change", np.subtract(scores, reference), "points")
 listed(change, "change in accuracy")
 
-# %% mystnb={"image": {"alt": "Change in test accuracy, in percentage points, when one ingredient of the recipe is taken away: a dot with a 95 percent interval for each ingredient, sorted, and a vertical line at no change."}}
+# %% tags=["prepare"]
 def draw_changes(changes, title):
     """A dot and an interval for each change (points), around a line at none."""
     axes = figures.panels(1, 1, height=1 + 0.32 * len(changes))[1]
@@ -527,6 +527,7 @@ def draw_changes(changes, title):
     plt.show()
 
 
+# %% mystnb={"image": {"alt": "Change in test accuracy, in percentage points, when one ingredient of the recipe is taken away: a dot with a 95 percent interval for each ingredient, sorted, and a vertical line at no change."}}
 draw_changes(change, "What its absence costs")
 
 # %%
@@ -1019,7 +1020,7 @@ claims.check(
 # The same presets were recorded on all of CIFAR-10, on two processor cores, with several seeds; this section reads those records.
 # Each run is one command, such as `scaletut train fast --seed 0`, and the ledger gives the command with the record.
 
-# %%
+# %% tags=["ledger"]
 from scaletut.errors import ScaletutError
 
 try:
@@ -1028,21 +1029,21 @@ except ScaletutError as error:
     ledger = Ledger([])
     print(f"The recorded runs are not here ({error}); the site shows them.")
 
-# %%
+# %% tags=["ledger"]
 recorded = [name for name in ("tutorial", "resnet20", "fast", "strong") if f"finetune.{name}.accuracy" in ledger]
 print("recorded at full scale:", ", ".join(recorded) or "none")
 
-# %%
+# %% tags=["ledger"]
 def row(name):
     """What the ledger holds of one recorded recipe, as text."""
-    columns = ("accuracy", "minutes", "epochs", "parameters", "petaflop")
-    entries = {column: ledger[f"finetune.{name}.{column}"].measured for column in columns}
-    return {column: shown(value) for column, value in entries.items()} | {"runs": entries["accuracy"].n}
+    plain = {column: ledger.format(f"finetune.{name}.{column}") for column in ("epochs", "parameters", "petaflop")}
+    accuracy, minutes = (ledger[f"finetune.{name}.{column}"].measured for column in ("accuracy", "minutes"))
+    return {"accuracy": shown(accuracy), "minutes": shown(minutes), "runs": accuracy.n} | plain
 
 
 pd.DataFrame({name: row(name) for name in recorded}).T
 
-# %% mystnb={"image": {"alt": "Test accuracy in percent against minutes of training on two processor cores for the recorded recipes, each a marker with a 95 percent interval: tutorial, ResNet-20 and the small speed net at about the same time, the medium speed net later and highest."}}
+# %% tags=["ledger"] mystnb={"image": {"alt": "Test accuracy in percent against minutes of training on two processor cores for the recorded recipes, each a marker with a 95 percent interval: tutorial, ResNet-20 and the small speed net at about the same time, the medium speed net later and highest."}}
 if recorded:
     figure, axes = figures.panels(1, 1, height=4.0)
     for number, name in enumerate(recorded):
@@ -1061,14 +1062,14 @@ if recorded:
 # The ablation was recorded too, each variant with the seeds of the full recipe.
 # Which of the open questions from above does it settle?
 
-# %%
+# %% tags=["ledger"]
 def by_seed(experiment):
     """Recorded accuracy (%) of each seed of an experiment."""
     entry = ledger.get(f"{experiment}.accuracy")
     return {record.seeds[0]: record.values["accuracy"].value for record in entry.records} if entry else {}
 
 
-# %%
+# %% tags=["ledger"]
 base, settled = by_seed("finetune.ablation.full"), {}
 for name in ABLATIONS:
     other = by_seed(f"finetune.ablation.{name}")
@@ -1078,7 +1079,7 @@ for name in ABLATIONS:
 settled = dict(sorted(settled.items(), key=lambda item: item[1].value))
 listed(settled, "change at full scale")
 
-# %% mystnb={"image": {"alt": "Change in test accuracy on all of CIFAR-10, in percentage points, when one ingredient is taken away: a dot with a 95 percent interval for each ingredient, sorted, and a vertical line at no change."}}
+# %% tags=["ledger"] mystnb={"image": {"alt": "Change in test accuracy on all of CIFAR-10, in percentage points, when one ingredient is taken away: a dot with a 95 percent interval for each ingredient, sorted, and a vertical line at no change."}}
 if settled:
     draw_changes(settled, "What its absence costs, on all images")
 
