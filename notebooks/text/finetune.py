@@ -531,8 +531,9 @@ def draw_changes(changes, title):
 draw_changes(change, "What its absence costs")
 
 # %%
-sure = [name for name, value in change.items() if value.high < 0]
-open_question = [name for name, value in change.items() if value.low <= 0 <= value.high]
+measured = {name: value for name, value in change.items() if value.n > 1}
+sure = [name for name, value in measured.items() if value.high < 0]
+open_question = [name for name, value in measured.items() if value.low <= 0 <= value.high]
 print("costs accuracy when absent:", ", ".join(sure) or "none is sure at this n")
 print("cannot be told from nothing:", ", ".join(open_question) or "none")
 
@@ -546,7 +547,9 @@ claims.check(
 
 # %% [markdown]
 # An interval that crosses zero does not say that the ingredient is useless.
-# It says that this many seeds, on this many images, cannot tell; the recorded runs below ask again with all of CIFAR-10.
+# It says that this many seeds, on this many images, cannot tell.
+# And a large change on a short run need not stay large on a long one: here a run has a few dozen steps an epoch and few epochs, so whatever moves far in few steps wins.
+# The recorded runs below ask again with all of CIFAR-10.
 #
 # > **Takeaway.**
 # > Ingredients are worth what their absence costs here and now: going without Muon changes the accuracy by [? ± ? points](#finetune.no_muon_change), going without the falling rate by [? ± ? points](#finetune.constant_rate_change).
@@ -806,7 +809,8 @@ def adapted_accuracy(way, labels_a_class, s):
 
 
 # %%
-budgets = [count for count in p.budgets if count <= new_task.class_counts().min()]
+there_are = new_task.class_counts().min()
+budgets = [count for count in p.budgets if count <= there_are] or [there_are]
 results = {way: {n: [adapted_accuracy(way, n, s) for s in SEEDS] for n in budgets} for way in WAYS}
 
 # %%
@@ -1009,6 +1013,7 @@ claims.check(
 
 # %% [markdown]
 # A net of millions of weights can hardly learn from so few images on its own; with ImageNet's weights it hardly has to.
+# Between the probe and fine-tuning it is a race: the probe finds its best last layer in closed form but keeps the features, fine-tuning may move every weight but has few steps to do it in.
 #
 # > **Takeaway.**
 # > The same net, trained in the same way, reaches [? %](#finetune.imagenet_tuned) from ImageNet weights and [? %](#finetune.imagenet_random) from random ones; a probe, which trains no weight of it, reaches [? %](#finetune.imagenet_probe).
@@ -1124,15 +1129,15 @@ assert set(looks) == {1, 2, 6}
 # %% [markdown]
 # ### Exercise 3: how many test images does a claim need?
 #
-# Two nets differ by one point of accuracy.
-# Treat each test image as a coin that is right with the net's accuracy: how many images until the standard deviation of one accuracy falls to half a point?
-# Then compare the same two nets *image by image* instead: why does that need fewer?
+# Treat each test image as a coin that falls right with the net's accuracy.
+# How many images are needed until the standard deviation of that accuracy falls to half a point?
+# Then take two nets, such as `best` and `full[0]`, and compare the spread of their difference on separate images with that on the *same* images: why is the second smaller?
 
 # %% tags=["hide-cell"]
 share = outcome.accuracy
 needed_images = share * (1 - share) / 0.005**2
-first, second = (run.predict(test).argmax(1) == labels for run in runs["speed net"][:2])
-alone, paired = np.sqrt(2 * share * (1 - share)), np.std(first.astype(float) - second)
+first, second = ((run.predict(test).argmax(1) == labels).astype(float) for run in (best, full[0]))
+alone, paired = np.hypot(first.std(), second.std()), np.std(first - second)
 print(f"about {needed_images:,.0f} images")
 print(f"spread of a difference: {alone:.2f} on separate images, {paired:.2f} on the same ones")
 # Both nets find the same images hard, so their errors rise and fall together and cancel in the difference.
