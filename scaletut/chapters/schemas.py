@@ -75,7 +75,7 @@ class Finetune(Chapter):
                 "epochs": 4,
                 "width": 32,
                 "seeds": 3,
-                "label_budgets": "10,50,200,1000,5000",
+                "label_budgets": "10,50,200,1000",
             },
             "gpu": {
                 "data": "cifar10",
