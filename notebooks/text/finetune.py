@@ -1052,13 +1052,13 @@ if recorded:
     plt.show()
 
 # %% [markdown]
-# The small speed net reaches [92.2 %](#finetune.fast.accuracy) in [6 min](#finetune.fast.minutes) of training ([n = 2](#finetune.fast.accuracy)); the medium one [94.2 %](#finetune.strong.accuracy) in [18 min](#finetune.strong.minutes) ([n = 2](#finetune.strong.accuracy)).
+# The small speed net reaches [92.2 %](#finetune.fast.accuracy) in [6 min](#finetune.fast.minutes) of training ([n = 2](#finetune.fast.accuracy)); the medium one [94.2 %](#finetune.strong.accuracy) in [17.8 min](#finetune.strong.minutes) ([n = 3](#finetune.strong.accuracy)).
 # In about the small net's time, the tutorial's recipe reaches [75.3 %](#finetune.tutorial.accuracy) ([6.17 min](#finetune.tutorial.minutes), [n = 1](#finetune.tutorial.accuracy)) and ResNet-20 [82.9 %](#finetune.resnet20.accuracy) ([5.38 min](#finetune.resnet20.minutes), [n = 1](#finetune.resnet20.accuracy)).
 # Where n is 1 there is no interval, and small differences mean nothing.
 
 # %% [markdown]
 # > **Takeaway.**
-# > A recipe made for a graphics card's speed record also serves a processor core: [94.2 %](#finetune.strong.accuracy) of CIFAR-10's test images in [18 min](#finetune.strong.minutes).
+# > A recipe made for a graphics card's speed record also serves a processor core: [94.2 %](#finetune.strong.accuracy) of CIFAR-10's test images in [17.8 min](#finetune.strong.minutes).
 
 # %% [markdown]
 # ## Exercises
