@@ -1031,10 +1031,11 @@ print("recorded at full scale:", ", ".join(recorded) or "none")
 
 # %% tags=["ledger"]
 def row(name):
-    """What the ledger holds of one recorded recipe, as text."""
+    """What the ledger holds of one recorded recipe, as text; only what differs from run to run has an interval."""
     columns = ("accuracy", "minutes", "epochs", "parameters", "petaflop")
     entries = {column: ledger[f"finetune.{name}.{column}"].measured for column in columns}
-    return {column: shown(value) for column, value in entries.items()} | {"runs": entries["accuracy"].n}
+    texts = {c: format_value(v, "value") if v.low == v.high else shown(v) for c, v in entries.items()}
+    return texts | {"runs": entries["accuracy"].n}
 
 
 pd.DataFrame({name: row(name) for name in recorded}).T
@@ -1052,7 +1053,7 @@ if recorded:
     plt.show()
 
 # %% [markdown]
-# The small speed net reaches [92.2 %](#finetune.fast.accuracy) in [6 min](#finetune.fast.minutes) of training ([n = 2](#finetune.fast.accuracy)); the medium one [94.2 %](#finetune.strong.accuracy) in [17.8 min](#finetune.strong.minutes) ([n = 3](#finetune.strong.accuracy)).
+# The small speed net reaches [92.35 %](#finetune.fast.accuracy) in [5.9 min](#finetune.fast.minutes) of training ([n = 5](#finetune.fast.accuracy)); the medium one [94.2 ± 0.2 %](#finetune.strong.accuracy) in [17.8 min](#finetune.strong.minutes) ([n = 3](#finetune.strong.accuracy)).
 # In about the small net's time, the tutorial's recipe reaches [75.3 %](#finetune.tutorial.accuracy) ([6.17 min](#finetune.tutorial.minutes), [n = 1](#finetune.tutorial.accuracy)) and ResNet-20 [82.9 %](#finetune.resnet20.accuracy) ([5.38 min](#finetune.resnet20.minutes), [n = 1](#finetune.resnet20.accuracy)).
 # Where n is 1 there is no interval, and small differences mean nothing.
 
