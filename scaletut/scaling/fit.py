@@ -338,7 +338,8 @@ def solve(ready: Prepared, *, starts: int = STARTS, seed: int = 0) -> Solution:
     most = max(256, SCREENED // problem.log_loss.size)
     if len(points) > most:
         points = points[generator.choice(len(points), most, replace=False)]
-    values = problem.value(points, weights)
+    with np.errstate(all="ignore"):
+        values = problem.value(points, weights)
     order = np.argsort(values)
     best, rest = order[: (starts + 1) // 2], order[(starts + 1) // 2 : max(len(order) // 4, starts)]
     chosen = np.concatenate([best, generator.choice(rest, min(starts - len(best), len(rest)), replace=False)])

@@ -15,9 +15,10 @@ from scaletut.scaling.jets import Array
 from scaletut.scaling.problem import Problem
 
 STEPS = 300
-CHUNK = 400_000  # fits x runs x derivatives at once, so that a chunk's arrays stay in the cache
+CHUNK = 120_000  # fits x runs x derivatives at once, so that a chunk's arrays stay in the cache
 LONGEST_STEP = 4.0  # in theta: a factor of 50 in a coefficient
 SMALLEST_GAIN = 1e-17  # of the objective: what another step could still win, below rounding
+ROUNDING = 2e-16  # of the objective
 PERFECT = 1e-28  # a run: squared residuals at the rounding of a logarithm
 
 
@@ -38,10 +39,11 @@ def minimise(problem: Problem, phi: Array, weights: Array, *, steps: int = STEPS
     many = len(weights) > 1
     size = problem.log_loss.size * (1 if problem.products else len(problem.coordinates.law.parameters) ** 2)
     rows = max(1, CHUNK // size)
-    found = [
-        _minimise(problem, phi[i : i + rows].copy(), weights[i : i + rows] if many else weights, steps)
-        for i in range(0, count, rows)
-    ]
+    with np.errstate(all="ignore"):  # a trial step may stray; its objective is then infinite, and it is refused
+        found = [
+            _minimise(problem, phi[i : i + rows].copy(), weights[i : i + rows] if many else weights, steps)
+            for i in range(0, count, rows)
+        ]
     return Solution(
         np.concatenate([part.phi for part in found]),
         np.concatenate([part.objective for part in found]),
@@ -69,6 +71,8 @@ def _minimise(problem: Problem, phi: Array, weights: Array, steps: int) -> Solut
         value, new_gradient, new_hessian = problem.expand(trial, held)
         better = value <= objective[alive]
         done = gain <= SMALLEST_GAIN * objective[alive] + tiny[alive]
+        # At a kink of Huber's loss the Hessian jumps and `gain` stays; a step that changes nothing says the same.
+        done |= np.abs(value - objective[alive]) <= ROUNDING * objective[alive]
         phi[alive[better]] = trial[better]
         objective[alive[better]] = value[better]
         gradient[better], hessian[better] = new_gradient[better], new_hessian[better]

@@ -143,9 +143,9 @@ class _Products:
             hessian[:, rows, columns] += sums[:, len(own) :]
         for k, m, left, right, matrix in self.seconds:
             sums = (bend * terms[k] * terms[m]) @ matrix
-            np.add.at(hessian, (slice(None), left, right), sums)
+            hessian[:, left, right] += sums
             if m != k:
-                np.add.at(hessian, (slice(None), right, left), sums)
+                hessian[:, right, left] += sums
         return (pull * (residuals - 0.5 * clipped)).sum(1), gradient, hessian
 
 

@@ -31,7 +31,7 @@ def bootstrap_samples(ready: Prepared, phi: Array, draws: int, seed: int) -> tup
     """Public parameters (draws - failed, p) of resampled fits, and how many failed."""
     weights = resamples(ready.table, draws, seed) * ready.weights
     solution = refit(ready, phi, weights)
-    good = solution.finished & np.isfinite(solution.objective)
+    good = np.isfinite(solution.objective) & (scaled_gradient(ready, solution.phi, weights) <= LARGEST_GRADIENT)
     return ready.public(solution.phi[good]), int((~good).sum())
 
 
