@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from scaletut.scaling.seeds import starting_points
 from scaletut.scaling.table import RunTable, TableError, as_table
 
 Loss = Literal["huber", "squared"]
-STARTS = 8
+STARTS = 6
 AGREE = 1e-7  # relative: starts within it of the lowest objective found the same minimum
 LARGEST_GRADIENT = 1e-6  # scaled gradient of a converged fit; at a minimum rounding leaves about 1e-12
 LEVEL = 0.95
@@ -162,7 +163,7 @@ class Fit:
                 raise ValueError("unknown law or parameters")
             return cls(**known)
         except (ValueError, KeyError, TypeError) as error:
-            raise TableError(f"this is no fit that `scaletut fit --json` wrote ({error}); fit the table again") from None
+            raise TableError(f"this is no JSON of a fit ({error}); write one with `scaletut fit --json`") from None
 
 
 def _finite(value: Any) -> Any:
@@ -341,7 +342,7 @@ def solve(ready: Prepared, *, starts: int = STARTS, seed: int = 0) -> Solution:
     with np.errstate(all="ignore"):
         values = problem.value(points, weights)
     order = np.argsort(values)
-    best, rest = order[: (starts + 1) // 2], order[(starts + 1) // 2 : max(len(order) // 4, starts)]
+    best, rest = order[: (starts + 1) // 2], order[(starts + 1) // 2 : max(len(order) // 12, starts)]
     chosen = np.concatenate([best, generator.choice(rest, min(starts - len(best), len(rest)), replace=False)])
     return minimise(problem, points[chosen.astype(int)], weights)
 
@@ -360,7 +361,7 @@ def certify(ready: Prepared, solution: Solution) -> Certificate:
 
 
 def scaled_gradient(ready: Prepared, phi: Array, weights: Array) -> Array:
-    """Largest |sum w psi J| / sum |w psi J| over the free parameters of each fit (b,); bounds that hold are left out."""
+    """Largest |sum w psi J| / sum |w psi J| over the free parameters of each fit (b,), but for bounds that hold."""
     problem = ready.problem
     residuals = problem.residuals(phi)
     pull = (weights * np.clip(residuals, -problem.delta, problem.delta))[:, None, :] * problem.jacobian(phi)
@@ -402,7 +403,7 @@ def diagnose(ready: Prepared, phi: Array, certificate: Certificate) -> list[Note
         notes.append(Note("flat_direction", "warning", "some combination of parameters is not fixed by these runs"))
     runs, free = int((ready.weights > 0).sum()), phi.size
     if runs < 3 * free:
-        text = f"{runs} runs for {free} free parameters: residuals say little about the error; prefer 3 runs a parameter"
+        text = f"{runs} runs for {free} free parameters: residuals say little about the error; 3 a parameter are better"
         notes.append(Note("few_runs", "warning", text))
     return notes
 
@@ -417,8 +418,6 @@ def _uncertain(
     from scaletut.scaling.uncertainty import sandwich
 
     errors = sandwich(ready, phi)
-    from math import sqrt
-    from statistics import NormalDist
 
     wide = NormalDist().inv_cdf((1 + level) / 2)
     return errors.tolist(), [

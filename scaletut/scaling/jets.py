@@ -112,8 +112,8 @@ def where(condition: Array, first: Jet, second: Jet) -> Jet:
 def implicit(guess: Array, slope: Array, residual: Callable[[Jet], Jet], count: int) -> Jet:
     """The jet of y(theta) that solves residual(y, theta) = 0, from the solution's value and the residual's slope in y.
 
-    guess, slope: (b, n); count: of the parameters. Simplified Newton steps in jet arithmetic: the first makes the gradient exact, the second the
-    Hessian, since each gains one order.
+    guess, slope: (b, n); count: of the parameters. Simplified Newton steps in jet arithmetic: the first makes the
+    gradient exact, the second the Hessian, since each gains one order.
     """
     y = Jet(guess, np.zeros((count, *guess.shape)), np.zeros((count, count, *guess.shape)))
     for _ in range(2):

@@ -294,7 +294,8 @@ def _kaplan(theta: Mapping[str, Jet], inputs: Inputs) -> Jet:
 
 
 def _kaplan_logs(shapes: Mapping[str, Array], inputs: Inputs) -> Array:
-    return _stack(-shapes["alpha_N"] / shapes["alpha_D"] * inputs["params"], -inputs["examples"] + 0.0 * shapes["alpha_N"])
+    ratio = shapes["alpha_N"] / shapes["alpha_D"]
+    return _stack(-ratio * inputs["params"], -inputs["examples"])
 
 
 def _kaplan_target(shapes: Mapping[str, Array], log_loss: Array) -> Array:
@@ -331,8 +332,8 @@ def _repeated_logs(shapes: Mapping[str, Array], inputs: Inputs) -> Array:
 
 # --- the list ------------------------------------------------------------------------
 
-_ONE = np.geomspace(0.02, 2.0, 48)
-_TWO = np.linspace(0.03, 1.2, 24)
+_ONE = np.geomspace(0.02, 2.0, 40)
+_TWO = np.geomspace(0.04, 1.5, 18)
 _FLOOR_TERM = Term("E")
 _IN_X = Term("A", (("alpha", "x", 1.0, 0.0),))
 _IN_N = Term("A", (("alpha", "params", 1.0, 0.0),))
@@ -357,7 +358,7 @@ LAWS: dict[str, Law] = {
         ),
         FormulaLaw(
             "saturating", "(L - E) / (E + span - L)^gamma = A x^-alpha", ("x",),
-            (FLOOR, Parameter("span", "log", low=-12.0, high=12.0, unit="nats", about="from the floor to the upper bound"),
+            (FLOOR, Parameter("span", "log", low=-12.0, high=12.0, unit="nats", about="floor to upper bound", role="span"),
              coefficient("A", "size of the falling term"), exponent("alpha", "fall per e-fold, far out"),
              Parameter("gamma", "plain", low=0.0, high=10.0, about="how long the curve stays near its upper bound")),
             (_X_CENTRED,), ("A",),
@@ -386,7 +387,7 @@ LAWS: dict[str, Law] = {
                  (_FLOOR_TERM, Term("A", (("eta", "params", 2.0, np.log(6.0)),)),
                   Term("B", (("eta", "examples", 2.0, np.log(6.0)),))), "Gadre et al. 2024, equation 4"),
         _sum_law("product", "A N^-alpha D^-beta", {"alpha": _TWO, "beta": _TWO},
-                 (Term("A", (("alpha", "params", 1.0, 0.0), ("beta", "examples", 1.0, 0.0))),), "popular articles; Kaplan et al. 2020 reject it"),
+                 (Term("A", (("alpha", "params", 1.0, 0.0), ("beta", "examples", 1.0, 0.0))),), "popular articles"),
         FormulaLaw(
             "kaplan", "((N_c / N)^(alpha_N / alpha_D) + D_c / D)^alpha_D", ("params", "examples"),
             (Parameter("N_c", "log", unit="parameters", about="scale of the term in N"),
@@ -403,8 +404,8 @@ LAWS: dict[str, Law] = {
             (FLOOR, coefficient("A", "size of the term in N"), coefficient("B", "size of the term in D"),
              Parameter("alpha", "plain", low=1e-3, high=5.0, about="fall per e-fold of N"),
              Parameter("beta", "plain", low=1e-3, high=5.0, about="fall per e-fold of D"),
-             Parameter("R_D", "log", low=np.log(0.1), high=np.log(1e4), about="repeats after which data is worth little"),
-             Parameter("R_N", "log", low=np.log(0.1), high=np.log(1e4), about="excess after which size is worth little")),
+             Parameter("R_D", "log", low=np.log(0.1), high=np.log(1e4), about="repeats until worth fades"),
+             Parameter("R_N", "log", low=np.log(0.1), high=np.log(1e4), about="excess until worth fades")),
             (Centring("A", "alpha", "params"), Centring("B", "beta", "examples")), ("E", "A", "B"),
             {"alpha": np.linspace(0.05, 1.0, 10), "beta": np.linspace(0.05, 1.0, 10),
              "R_D": np.log([2.0, 5.0, 15.0, 50.0]), "R_N": np.log([5.0])},

@@ -35,7 +35,9 @@ class Problem:
     products: _Products | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, coordinates: Coordinates, constraint: Constraint, columns: Mapping[str, Array], loss: Array, delta: float) -> Problem:
+    def of(
+        cls, coordinates: Coordinates, constraint: Constraint, columns: Mapping[str, Array], loss: Array, delta: float
+    ) -> Problem:
         """The problem of fitting `loss` (n,) at the columns (n,)."""
         law, inputs = coordinates.law, coordinates.inputs(columns)
         low, high = (bound[list(constraint.free)] for bound in law.bounds(inputs, float(loss.min())))

@@ -14,7 +14,7 @@ import numpy as np
 from scaletut.scaling.jets import Array
 from scaletut.scaling.problem import Problem
 
-FAINT = 1e-3  # share of the loss that stands for a coefficient of zero, whose logarithm no step could leave
+FAINT = 0.05  # share of the loss that stands for a coefficient of zero, whose logarithm no step could leave
 
 
 def starting_points(problem: Problem, weights: Array, shapes: Mapping[str, Array] | None = None) -> Array:

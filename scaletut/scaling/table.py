@@ -52,7 +52,7 @@ class RunTable:
         total = hashlib.sha256(self.unit.encode())
         for name, column in self.columns().items():
             total.update(name.encode())
-            total.update(np.ascontiguousarray(column).tobytes() if column.dtype.kind == "f" else "\0".join(column).encode())
+            total.update(column.tobytes() if column.dtype.kind == "f" else "\0".join(column).encode())
         return total.hexdigest()
 
     def columns(self) -> dict[str, Array]:
@@ -78,7 +78,7 @@ class RunTable:
         if count == 0:
             return self
         if not 0 < count < len(self):
-            raise TableError(f"cannot drop the {count} highest of {len(self)} losses; give a number from 0 to {len(self) - 1}")
+            raise TableError(f"cannot drop the {count} highest of {len(self)} losses; give 0 to {len(self) - 1}")
         return self.take(self.loss < np.sort(self.loss)[-count])
 
 
@@ -99,7 +99,8 @@ def as_table(source: Any, *, columns: Mapping[str, str] | None = None, cost: Cos
     elif hasattr(source, "keys") and hasattr(source, "__getitem__"):
         table = _from_columns({str(key): source[key] for key in source.keys()}, dict(columns or {}))  # noqa: SIM118
     else:
-        raise TableError(f"a {type(source).__name__} is no run table; give a file, a data frame or a mapping of columns")
+        kind = type(source).__name__
+        raise TableError(f"a {kind} is no run table; give a file, a data frame or a mapping of columns")
     table = _with_cost(table, cost) if cost else table
     check(table)
     return table
@@ -114,7 +115,8 @@ def _read(path: Path) -> dict[str, Any]:
 
             frame = pd.read_parquet(path)
         except ImportError as error:
-            raise TableError(f"Parquet needs pandas and pyarrow ({error}); install them or save {path.name} as CSV") from None
+            wanted = f"Parquet needs pandas and pyarrow ({error}); install them or save {path.name} as CSV"
+            raise TableError(wanted) from None
         except Exception as error:
             raise TableError(f"{path.name} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
         return {str(name): frame[name] for name in frame.columns}
@@ -122,7 +124,7 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(_limited(file, path.name)))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise TableError(f"{path.name} cannot be read as CSV ({error}); save it as comma-separated UTF-8 text") from None
+        raise TableError(f"{path.name} is no CSV ({error}); save it as comma-separated UTF-8 text") from None
     if not rows or not any(cell.strip() for cell in rows[0]):
         raise TableError(f"{path.name} is empty; its first line must name the columns, such as params,examples,loss")
     names = [cell.strip() for cell in rows[0]]
@@ -132,7 +134,7 @@ def _read(path: Path) -> dict[str, Any]:
     for number, row in enumerate(body, start=2):
         if len(row) != len(names):
             raise TableError(f"{path.name}, row {number}: {len(row)} cells for {len(names)} columns; check the commas")
-    return dict(zip(names, zip(*body), strict=True)) if body else {name: () for name in names}
+    return dict(zip(names, zip(*body, strict=True), strict=True)) if body else dict.fromkeys(names, ())
 
 
 def _limited(file: Any, name: str) -> Any:
@@ -158,7 +160,7 @@ def _from_columns(columns: Mapping[str, Any], roles: dict[str, str]) -> RunTable
             raise TableError(f"the table has no column {name!r}; it has {', '.join(map(str, columns))}")
     chosen = {role: columns[roles.get(role, role)] for role in known if roles.get(role, role) in columns}
     if "tokens" in chosen and "examples" in chosen:
-        raise TableError("the table has both examples and tokens; a fit takes one unit of data: map one, --column examples=NAME")
+        raise TableError("the table has both examples and tokens; a fit takes one unit: map it, --column examples=NAME")
     unit = "tokens" if "tokens" in chosen else "examples"
     if "tokens" in chosen:
         chosen["examples"] = chosen.pop("tokens")
@@ -173,7 +175,8 @@ def _numbers(name: str, column: Any) -> Array:
         return np.array(column, dtype=np.float64)
     except (TypeError, ValueError):
         bad = next((cell for cell in column if not _is_number(cell)), "?")
-        raise TableError(f"column {name!r} holds {str(bad)[:40]!r}, which is no number; remove the unit or the row") from None
+        wanted = f"column {name!r} holds {str(bad)[:40]!r}, which is no number; remove the unit or the row"
+        raise TableError(wanted) from None
 
 
 def _is_number(cell: Any) -> bool:
@@ -210,7 +213,8 @@ def check(table: RunTable) -> None:
     if size > MAX_RUNS:
         raise _too_many("the table")
     if size < 2:
-        raise TableError(f"the table has {size} run{'s' if size != 1 else ''}; a fit needs at least two, and more than its parameters")
+        runs = "1 run" if size == 1 else f"{size} runs"
+        raise TableError(f"the table has {runs}; a fit needs at least two, and no fewer than its parameters")
     for name, column in table.columns().items():
         if column.shape != (size,):
             raise TableError(f"column {name!r} has shape {column.shape} for {size} losses; give one value a run")
@@ -225,8 +229,8 @@ def _check_positive(name: str, column: Array) -> None:
     if bad.size:
         rule = "at least 0" if name == "weight" else "above 0"
         raise TableError(
-            f"{name} is {column[bad[0]]:g} in row {bad[0] + 1} of {len(column)} ({bad.size} such); it must be finite and {rule}: "
-            "drop runs that diverged and mend units"
+            f"{name} is {column[bad[0]]:g} in row {bad[0] + 1} of {len(column)} ({bad.size} such); "
+            f"it must be finite and {rule}: drop runs that diverged and mend units"
         )
     if name == "weight" and not column.any():
         raise TableError("all weights are 0; give at least the runs to be fitted a positive weight")
