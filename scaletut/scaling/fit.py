@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,8 +20,12 @@ from scaletut.scaling.problem import Problem
 from scaletut.scaling.seeds import starting_points
 from scaletut.scaling.table import RunTable, TableError, as_table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from scaletut.scaling.plan import Plan
+
 Loss = Literal["huber", "squared"]
-STARTS = 6
 AGREE = 1e-7  # relative: starts within it of the lowest objective found the same minimum
 LARGEST_GRADIENT = 1e-6  # scaled gradient of a converged fit; at a minimum rounding leaves about 1e-12
 LEVEL = 0.95
@@ -112,6 +116,18 @@ class Fit:
             found = found * np.exp(-wider * generator.choice(self.residuals, size=found.shape))
         low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return low, high
+
+    def optimal(self, flops: float, **options: Any) -> Plan:
+        """The best use of a compute budget, FLOP: see `plan`."""
+        from scaletut.scaling.plan import plan
+
+        return plan(self, flops, **options)
+
+    def plot(self, table: Any, **options: Any) -> Figure:
+        """The law over the runs of a table: see `plot_fit`."""
+        from scaletut.scaling.plot import plot_fit
+
+        return plot_fit(self, table, **options)
 
     def columns(self, at: Any) -> dict[str, Array]:
         """The law's variables (n,) from a run table, a mapping, or bare x values."""
@@ -264,7 +280,7 @@ def _check_spread(law: Law, columns: Mapping[str, Array], weights: Array, x: str
 def fit(
     table: Any, law: str = "auto", *, loss: Loss = "huber", delta: float = 1e-3, weights: Array | None = None,
     fixed: Mapping[str, float] | None = None, tied: Sequence[tuple[str, str]] = (), bootstrap: int = 0, seed: int = 0,
-    level: float = LEVEL, x: str = "", starts: int = STARTS, drop_highest: int = 0,
+    level: float = LEVEL, x: str = "", starts: int = 0, drop_highest: int = 0,
     columns: Mapping[str, str] | None = None, cost: Literal["6ND", "measured"] | None = None,
 ) -> Fit:  # fmt: skip
     """Fit `law` to a run table and certify the minimum.
@@ -272,7 +288,7 @@ def fit(
     table: anything that `as_table` takes. law: a name in `LAWS`, or "auto", which back-tests (see `choose`).
     loss, delta: Huber on log residuals with threshold delta (Hoffmann et al. 2022), or squared. weights: of the runs
     (n,), in place of the table's. fixed: public values to pin, {"E": 1.8}. tied: pairs to keep equal.
-    bootstrap: number of resamples, of runs or of groups where the table has them. starts: tried; the lowest wins.
+    bootstrap: number of resamples, of runs or of groups where the table has them. starts: tried, 0 for the law's own number; the lowest wins.
 
     Trouble is told in `notes` and the certificate. Raises TableError, in one line, for input that no fit can use.
     """
@@ -329,10 +345,11 @@ def _fitted_columns(ready: Prepared) -> dict[str, Array]:
     return {name: ready.table.column(ready.x if name == "x" else name) for name in ready.law.variables}
 
 
-def solve(ready: Prepared, *, starts: int = STARTS, seed: int = 0) -> Solution:
+def solve(ready: Prepared, *, starts: int = 0, seed: int = 0) -> Solution:
     """Minimise from the best points of the grid and from random others: phi (starts, f), objective (starts,)."""
-    if starts < 1:
-        raise TableError(f"starts is {starts}; give at least 1")
+    if starts < 0:
+        raise TableError(f"starts is {starts}; give at least 1, or 0 for the law's own number")
+    starts = starts or ready.law.starts
     weights, problem = ready.weights[None], ready.problem
     generator = np.random.default_rng(seed)
     points = starting_points(problem, ready.weights)

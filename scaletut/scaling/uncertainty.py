@@ -53,7 +53,7 @@ def bootstrap_samples(ready: Prepared, phi: Array, draws: int, seed: int) -> tup
 
 
 def sandwich(ready: Prepared, phi: Array) -> Array:
-    """Standard errors (p,) of the public parameters, H^-1 (sum w^2 psi^2 J J') H^-1 (White 1982), by the delta method."""
+    """Standard errors (p,) of the public parameters: H^-1 (sum w^2 psi^2 J J') H^-1 (White 1982), then delta method."""
     problem = ready.problem
     jacobian, residuals = problem.jacobian(phi[None])[0], problem.residuals(phi[None])[0]
     pull = ready.weights * np.clip(residuals, -problem.delta, problem.delta)
