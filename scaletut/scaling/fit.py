@@ -288,7 +288,8 @@ def fit(
     table: anything that `as_table` takes. law: a name in `LAWS`, or "auto", which back-tests (see `choose`).
     loss, delta: Huber on log residuals with threshold delta (Hoffmann et al. 2022), or squared. weights: of the runs
     (n,), in place of the table's. fixed: public values to pin, {"E": 1.8}. tied: pairs to keep equal.
-    bootstrap: number of resamples, of runs or of groups where the table has them. starts: tried, 0 for the law's own number; the lowest wins.
+    bootstrap: number of resamples, of runs or of groups where the table has them. starts: tried, the lowest wins; 0 for
+    the law's own number.
 
     Trouble is told in `notes` and the certificate. Raises TableError, in one line, for input that no fit can use.
     """

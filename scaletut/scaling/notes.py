@@ -18,6 +18,8 @@ Code = Literal[
     "extrapolation",
     "law_chosen",
     "runs_dropped",
+    "budget_refused",
+    "outlier",
 ]
 
 
