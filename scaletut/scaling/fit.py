@@ -14,7 +14,7 @@ import numpy as np
 from scaletut.scaling.coordinates import Coordinates, constrain
 from scaletut.scaling.jets import Array
 from scaletut.scaling.laws import LAWS, Law
-from scaletut.scaling.newton import Solution, minimise
+from scaletut.scaling.newton import STEPS, Solution, minimise
 from scaletut.scaling.notes import Note
 from scaletut.scaling.problem import Problem
 from scaletut.scaling.seeds import starting_points
@@ -346,7 +346,7 @@ def _fitted_columns(ready: Prepared) -> dict[str, Array]:
     return {name: ready.table.column(ready.x if name == "x" else name) for name in ready.law.variables}
 
 
-def solve(ready: Prepared, *, starts: int = 0, seed: int = 0) -> Solution:
+def solve(ready: Prepared, *, starts: int = 0, seed: int = 0, steps: int = STEPS) -> Solution:
     """Minimise from the best points of the grid and from random others: phi (starts, f), objective (starts,)."""
     if starts < 0:
         raise TableError(f"starts is {starts}; give at least 1, or 0 for the law's own number")
@@ -362,7 +362,7 @@ def solve(ready: Prepared, *, starts: int = 0, seed: int = 0) -> Solution:
     order = np.argsort(values)
     best, rest = order[: (starts + 1) // 2], order[(starts + 1) // 2 : max(len(order) // 12, starts)]
     chosen = np.concatenate([best, generator.choice(rest, min(starts - len(best), len(rest)), replace=False)])
-    return minimise(problem, points[chosen.astype(int)], weights)
+    return minimise(problem, points[chosen.astype(int)], weights, steps=steps)
 
 
 def certify(ready: Prepared, solution: Solution) -> Certificate:

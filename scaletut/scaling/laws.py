@@ -279,7 +279,7 @@ def _saturating_target(shapes: Mapping[str, Array], log_loss: Array) -> Array:
 def _solve_logit(right: Array, gamma: Array) -> Array:
     """y with gamma softplus(y) - softplus(-y) = right: increasing and nearly linear, so Newton from its asymptote."""
     y = np.where(right > 0, right / np.maximum(gamma, 1e-3), right)
-    for _ in range(30):
+    for _ in range(12):
         share = jets.sigmoid_values(y)
         value = gamma * np.logaddexp(0.0, y) - np.logaddexp(0.0, -y) - right
         step = value / np.maximum(gamma * share + (1.0 - share), 1e-12)

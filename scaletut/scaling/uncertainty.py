@@ -138,11 +138,11 @@ def likelihood_ratio(ready: Prepared, objective: Array) -> Array:
     2 n log(S / S_min), and Huber's lies between.
     """
     runs = ready.weights.sum()
-    best = np.array([_log_likelihood(value / runs, ready.problem.delta) for value in objective])
+    best = np.array([log_likelihood(value / runs, ready.problem.delta) for value in objective])
     return np.maximum(2 * runs * (best.max() - best), 0.0)
 
 
-def _log_likelihood(mean: float, delta: float) -> float:
+def log_likelihood(mean: float, delta: float) -> float:
     """max over c of -log Z(c) - c mean, where Z is the integral of exp(-c huber): by golden section in log c."""
     if not np.isfinite(mean):
         return -inf

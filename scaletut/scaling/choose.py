@@ -1,0 +1,263 @@
+"""Which law to believe: the one that predicts the larger runs from the smaller ones.
+
+Roll-out back-test: hide the largest runs, fit the rest, compare; once for each horizon. The refits are rows of 0/1
+weights in one batched call. BIC stands beside it, for what it says about the runs that were fitted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scaletut.scaling.fit import Loss, Prepared, default_x, law_named, prepare, solve
+from scaletut.scaling.jets import Array
+from scaletut.scaling.newton import Solution, minimise
+from scaletut.scaling.table import RunTable, TableError, as_table
+
+ONE_VARIABLE = ("power", "power_floor", "shifted", "saturating", "broken")
+TWO_VARIABLES = ("additive", "additive_tied", "kaplan", "product")
+HORIZONS = (0.15, 0.25, 0.35, 0.5)  # shares of the runs, the largest ones, that a rolling back-test hides
+STARTS, STEPS = 6, 50  # a law that needs more to be fitted is not one to extrapolate with
+DRAWS = 2000
+LEVEL = 0.95
+WORST_RISE = 0.0  # log loss: a curve that has been falling is not predicted to rise
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """How well laws predicted runs that they had not seen.
+
+    rmse: root mean square of log predicted - log observed over all hidden runs, by law; infinite where a fit failed.
+    errors: those log errors (m,), by law, in the same order of hidden runs. hidden: largest share, or number, hidden.
+    differences: of each law's mean square error to the best one's: mean, low, high over a paired bootstrap of hidden
+    runs. bic: of the fit to all runs, under errors with density ~ exp(-c huber). best: name of the lowest rmse.
+    """
+
+    laws: tuple[str, ...]
+    best: str
+    rmse: Mapping[str, float]
+    errors: Mapping[str, Array]
+    differences: Mapping[str, tuple[float, float, float]]
+    bic: Mapping[str, float]
+    refused: Mapping[str, str]
+    hold_out: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON: numbers that are not finite become None."""
+        finite = {name: value if np.isfinite(value) else None for name, value in self.rmse.items()}
+        return {
+            "laws": list(self.laws), "best": self.best, "hold_out": self.hold_out, "rmse": finite,
+            "differences": {
+                name: dict(zip(("mean", "low", "high"), found, strict=True)) for name, found in self.differences.items()
+            },
+            "bic": dict(self.bic), "refused": dict(self.refused),
+            "errors": {name: errors.tolist() for name, errors in self.errors.items()},
+        }  # fmt: skip
+
+
+def backtest(
+    table: Any, laws: Sequence[str] = (), *, hold_out: str = "rolling", loss: Loss = "huber", delta: float = 1e-3,
+    x: str = "", seed: int = 0, **reading: Any,
+) -> Backtest:  # fmt: skip
+    """Compare laws by how they predict the largest runs.
+
+    laws: names; by default those that fit the table's columns. hold_out: "largest:K" hides the K largest runs once,
+    "rolling" hides growing shares of them. Large means compute, N x D, or x, whichever the table varies.
+
+    Raises TableError for an unknown law, a K that leaves too few runs, or when no law can be fitted.
+    """
+    runs = as_table(table, **reading)
+    x = x or default_x(runs)
+    names = tuple(laws) or candidates(runs)
+    size = _size(runs, x)
+    masks = _masks(size, hold_out)
+    errors, bic, refused = {}, {}, {}
+    for name in names:
+        law_named(name)
+        try:
+            ready = prepare(runs, name, loss=loss, delta=delta, x=x)
+            errors[name], bic[name] = _hidden_errors(ready, masks, seed)
+        except TableError as error:
+            refused[name] = str(error)
+    if not errors:
+        raise TableError(f"no law could be compared: {next(iter(refused.values()))}")
+    rmse = {name: _rms(found) for name, found in errors.items()}
+    best = min(rmse, key=lambda name: rmse[name])
+    groups = np.concatenate([np.flatnonzero(~mask) for mask in masks])
+    differences = {name: _paired(errors[name], errors[best], groups, seed) for name in errors if name != best}
+    return Backtest(tuple(errors), best, rmse, errors, differences, bic, refused, hold_out)
+
+
+def _rms(errors: Array) -> float:
+    return float(np.sqrt(np.mean(errors**2))) if np.isfinite(errors).all() else np.inf
+
+
+def candidates(runs: RunTable) -> tuple[str, ...]:
+    """Laws that suit the table: in N and D where both vary, else in one variable."""
+    both = all(column is not None and np.ptp(column) > 0 for column in (runs.params, runs.examples))
+    return TWO_VARIABLES if both else ONE_VARIABLE
+
+
+def _size(runs: RunTable, x: str) -> Array:
+    if runs.params is not None and runs.examples is not None:
+        return np.log(runs.params) + np.log(runs.examples)
+    return np.log(runs.column(x))
+
+
+def _masks(size: Array, hold_out: str) -> list[Array]:
+    """Runs that may be seen (n,), one mask a horizon."""
+    count = len(size)
+    order = np.argsort(size, kind="stable")
+    asked = re.fullmatch(r"largest:(\d+)", hold_out)
+    if asked:
+        hidden = [int(asked[1])]
+    elif hold_out == "rolling":
+        hidden = sorted({max(1, round(share * count)) for share in HORIZONS})
+    else:
+        raise TableError(f"unknown hold-out {hold_out!r}; it is rolling, or largest:K such as largest:5")
+    if not 0 < hidden[0] < count - 1:
+        raise TableError(f"cannot hide {hidden[0]} of {count} runs; hide at least 1 and leave at least 2")
+    masks = []
+    for number in hidden:
+        mask = np.ones(count, dtype=bool)
+        mask[order[count - number :]] = False
+        masks.append(mask)
+    return masks
+
+
+def _hidden_errors(ready: Prepared, masks: list[Array], seed: int) -> tuple[Array, float]:
+    """Log errors (m,) on the hidden runs of all masks, and BIC of the fit to all runs."""
+    free = len(ready.problem.constraint.free)
+    usable = [mask for mask in masks if mask.sum() > free]
+    if len(usable) < len(masks):
+        raise TableError(f"{ready.law.name} has {free} free parameters, too many for the runs left by the hold-out")
+    full = solve(ready, starts=min(STARTS, ready.law.starts), seed=seed, steps=STEPS)
+    best = int(np.argmin(full.objective))
+    weights = ready.weights * np.array(masks)
+    phi = _refits(ready, full, weights)
+    residuals = ready.problem.residuals(phi)
+    hidden = np.concatenate([row[~mask] for row, mask in zip(residuals, masks, strict=True)])
+    return hidden, _bic(ready, float(full.objective[best]), free)
+
+
+def _refits(ready: Prepared, full: Solution, weights: Array) -> Array:
+    """phi (b, f) of fits under each row of weights, the best from the two lowest points that the full fit found."""
+    starts = full.phi[np.argsort(full.objective)[:2]]
+    both = np.repeat(weights, len(starts), axis=0)
+    found = minimise(ready.problem, np.tile(starts, (len(weights), 1)), both, steps=STEPS)
+    objective = found.objective.reshape(len(weights), len(starts))
+    phi = found.phi.reshape(len(weights), len(starts), -1)
+    return phi[np.arange(len(weights)), objective.argmin(1)]
+
+
+def _bic(ready: Prepared, objective: float, free: int) -> float:
+    from scaletut.scaling.uncertainty import log_likelihood
+
+    runs = float(ready.weights.sum())
+    return -2 * runs * log_likelihood(objective / runs, ready.problem.delta) + (free + 1) * float(np.log(runs))
+
+
+def _paired(errors: Array, best: Array, groups: Array, seed: int) -> tuple[float, float, float]:
+    """Mean and 95 % interval of the difference of squared errors, by resampling hidden runs (a run is one group)."""
+    labels, rows = np.unique(groups, return_inverse=True)
+    difference = np.bincount(rows, errors**2 - best**2) / np.bincount(rows)
+    picked = np.random.default_rng(seed).integers(0, len(labels), size=(DRAWS, len(labels)))
+    low, high = np.nanquantile(difference[picked].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(difference.mean()), float(low), float(high)
+
+
+def choose_law(
+    table: RunTable, *, loss: Loss = "huber", delta: float = 1e-3, x: str = "", seed: int = 0
+) -> tuple[str, str]:
+    """Name of the law that predicts the table's own larger runs best, and the reason in one sentence."""
+    found = backtest(table, loss=loss, delta=delta, x=x, seed=seed)
+    others = [name for name in found.rmse if name != found.best]
+    why = f"{found.best} predicted the largest runs best (error {found.rmse[found.best]:.2%} of the loss"
+    if others:
+        second = min(others, key=lambda name: found.rmse[name])
+        sure = found.differences[second][1] > 0
+        why += f"; next {second}, {found.rmse[second]:.2%}, {'a sure' if sure else 'not a sure'} difference"
+    return found.best, why + ")"
+
+
+# --- extrapolation of a curve by several laws ------------------------------------------
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """A curve's predicted losses (n,) by several laws together, with a band from the back-test's own errors.
+
+    weights: of the laws. low, high: 90 % band (n,), nan where the curve is too short for a back-test.
+    """
+
+    loss: Array
+    low: Array
+    high: Array
+    weights: Mapping[str, float]
+
+
+def extrapolate(curve: Any, at: Array, *, x: str = "", seed: int = 0, **reading: Any) -> Extrapolation:
+    """Predict the loss of a learning curve at larger scales `at` (n,).
+
+    Laws in one variable vote in log loss with weights 1 / mean square error of the back-test, each fitted with weights
+    that grow towards the curve's end; the vote is then shifted to meet the end of the curve, where the laws miss it.
+    """
+    runs = as_table(curve, **reading)
+    x = x or default_x(runs)
+    at = np.asarray(at, dtype=float)
+    size = np.log(runs.column(x))
+    masks = _masks(size, "rolling") if len(runs) >= 8 else []
+    votes, scores, misses = {}, {}, {}
+    for name in ("power_floor", "shifted", "saturating", "broken"):
+        try:
+            ready = prepare(runs, name, loss="huber", delta=0.02, x=x, weights=_late(size))
+        except TableError:
+            continue
+        full = solve(ready, starts=STARTS, seed=seed, steps=STEPS)
+        phi = full.phi[[int(np.argmin(full.objective))]]
+        inputs = {"x": at}
+        votes[name] = ready.problem.coordinates.log_loss(ready.public(phi), inputs)[0]
+        if masks and all(mask.sum() > phi.shape[1] + 1 for mask in masks):
+            refits = _refits(ready, full, ready.weights * np.array(masks))
+            residuals = ready.problem.residuals(refits)
+            misses[name] = [row[~mask] for row, mask in zip(residuals, masks, strict=True)]
+            scores[name] = float(np.mean([np.mean(miss**2) for miss in misses[name]]))
+    if not votes:
+        raise TableError("no law can be fitted to this curve; it needs at least three runs of different scale")
+    weights = _vote_weights(votes, scores)
+    log_loss = sum(weights[name] * votes[name] for name in votes)
+    log_loss = np.where(np.log(at) > size.max(), np.minimum(log_loss, _ceiling(runs.loss, size)), log_loss)
+    spread = _spread(weights, misses)
+    return Extrapolation(np.exp(log_loss), np.exp(log_loss - spread), np.exp(log_loss + spread), weights)
+
+
+def _late(size: Array) -> Array:
+    """Weights (n,) that grow from 0.2 at the smallest run to 1 at the largest: the end says most about what follows."""
+    return 0.2 + 0.8 * (size - size.min()) / np.ptp(size)
+
+
+def _vote_weights(votes: Mapping[str, Array], scores: Mapping[str, float]) -> dict[str, float]:
+    if not scores:
+        return {name: 1 / len(votes) for name in votes}
+    floor = 1e-6  # no law is trusted beyond a tenth of a percent
+    raw = {name: 1 / (scores[name] + floor) if name in scores else 0.0 for name in votes}
+    total = sum(raw.values())
+    return {name: value / total for name, value in raw.items()}
+
+
+def _ceiling(loss: Array, size: Array) -> float:
+    """The curve's level at its end: a falling curve's later losses do not lie above it."""
+    last = np.argsort(size)[-3:]
+    return float(np.median(np.log(loss[last]))) + WORST_RISE
+
+
+def _spread(weights: Mapping[str, float], misses: Mapping[str, list[Array]]) -> float:
+    if not misses:
+        return np.nan
+    blend = [sum(weights[name] * misses[name][i] for name in misses) for i in range(len(next(iter(misses.values()))))]
+    return float(np.quantile(np.abs(np.concatenate(blend)), 0.9))
+
