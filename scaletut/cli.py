@@ -129,6 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     pair.add_argument("--from-text", action="store_true", help="the twin leads")
 
     _add_train(commands)
+    _add_scaling(commands)
     return parser
 
 
@@ -207,6 +208,92 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--profile", default="laptop", choices=PROFILES, help="what the records are filed under")
     train.add_argument("--checkpoint", type=Path, metavar="FILE", help="save here and resume from here")
     train.add_argument("--out", type=Path, default=Path("_build/records/train"), metavar="DIR")
+
+
+def _add_scaling(commands: Any) -> None:
+    fit = _command(
+        commands,
+        "fit",
+        _scaling("run_fit"),
+        "fit a scaling law to a table of runs: parameters, certificate, intervals, predictions",
+        "scaletut fit runs.csv",
+        "scaletut fit runs.csv --law additive --cost 6ND --drop-highest 5 --json fit.json",
+        "scaletut fit curve.csv --x examples --y error --predict larger.csv",
+        "scaletut fit runs.csv --law additive --fix E=1.8 --tie alpha=beta --bootstrap 4000",
+    )
+    _add_table(fit)
+    fit.add_argument("--law", default="auto", metavar="L", help="a law's name; auto chooses by back-test")
+    fit.add_argument("--x", default="", metavar="COLUMN", help="what a law in one variable reads")
+    fit.add_argument("--weights", default="", metavar="COLUMN", help="weights of the runs")
+    fit.add_argument("--drop-highest", type=int, default=0, metavar="K", help="leave out the K highest losses")
+    fit.add_argument("--fix", action="append", default=[], metavar="E=1.8", help="pin a parameter (repeatable)")
+    fit.add_argument("--tie", action="append", default=[], metavar="alpha=beta", help="keep two equal (repeatable)")
+    fit.add_argument("--bootstrap", type=int, default=500, metavar="N", help="resamples for intervals; 0 for none")
+    fit.add_argument("--predict", default="", metavar="OTHER.csv", help="also predict the loss at these rows")
+    fit.add_argument("--plot", default="", metavar="FILE", help="draw the law over the runs")
+
+    plan = _command(
+        commands,
+        "plan",
+        _scaling("run_plan"),
+        "spend a compute budget by a fitted law: model size, data, loss, each with an interval",
+        "scaletut plan fit.json --flops 1e21",
+        "scaletut plan fit.json --flops 1e23 --inference-tokens 1e12",
+        "scaletut plan fit.json --loss 2.2 --unique-examples 1e10 --json -",
+    )
+    plan.add_argument("fit", type=Path, metavar="FIT.json", help="written by `scaletut fit --json`")
+    plan.add_argument("--flops", type=float, metavar="C", help="the budget, FLOP")
+    plan.add_argument("--loss", type=float, metavar="L", help="or the loss to reach at the least compute")
+    plan.add_argument("--cost", default="6ND", choices=("6ND", "measured"), help="how compute follows from N and D")
+    plan.add_argument("--inference-tokens", type=float, default=0.0, metavar="T", help="served later, paid from C too")
+    plan.add_argument("--unique-examples", type=float, metavar="U", help="distinct examples; beyond them data repeats")
+    plan.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
+
+    compare = _command(
+        commands,
+        "compare",
+        _scaling("run_compare"),
+        "compare laws by how they predict the largest runs from the others",
+        "scaletut compare runs.csv --laws additive,additive_tied,product --hold-out largest:10",
+        "scaletut compare curve.csv --x examples --y error",
+    )
+    _add_table(compare)
+    compare.add_argument("--laws", default="", metavar="a,b,c", help="names; all that suit the table when not given")
+    compare.add_argument("--x", default="", metavar="COLUMN", help="what a law in one variable reads")
+    compare.add_argument("--hold-out", default="rolling", metavar="largest:K", help="which runs to hide; or rolling")
+
+    isoflop = _command(
+        commands,
+        "isoflop",
+        _scaling("run_isoflop"),
+        "find the best model size at each compute budget, and the exponent of its growth",
+        "scaletut isoflop runs.csv --cost 6ND",
+    )
+    _add_table(isoflop)
+    isoflop.add_argument("--method", default="auto", choices=("auto", "cubic", "quadratic"), help="curve of a valley")
+
+
+def _add_table(command: argparse.ArgumentParser) -> None:
+    command.add_argument("table", metavar="TABLE", help="CSV or Parquet, one run a row: params, examples, flops, loss")
+    command.add_argument("--y", default="", metavar="COLUMN", help="the loss, when its column is not called loss")
+    command.add_argument(
+        "--column", action="append", default=[], metavar="role=name",
+        help="name the column of a role: params, examples, tokens, unique_examples, flops, weight, seed, group",
+    )  # fmt: skip
+    command.add_argument("--cost", choices=("6ND", "measured"), help="derive params, examples or flops by C = 6 N D")
+    command.add_argument("--loss", default="huber", choices=("huber", "squared"), help="on log residuals")
+    command.add_argument("--delta", type=float, default=1e-3, help="Huber's threshold on the log residual")
+    command.add_argument("--seed", type=int, default=0, metavar="S")
+    command.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
+
+
+def _scaling(name: str) -> Callable[[argparse.Namespace], int]:
+    def call(options: argparse.Namespace) -> int:
+        from scaletut import cli_scaling
+
+        return getattr(cli_scaling, name)(options)
+
+    return call
 
 
 # --- chapters ----------------------------------------------------------------------
