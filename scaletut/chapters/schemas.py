@@ -73,9 +73,9 @@ class Finetune(Chapter):
                 "data": "cifar10",
                 "train_examples": 10000,
                 "epochs": 4,
-                "width": 16,
+                "width": 32,
                 "seeds": 3,
-                "label_budgets": "10,50,200,1000,5000",
+                "label_budgets": "10,50,200,1000",
             },
             "gpu": {
                 "data": "cifar10",

@@ -11,7 +11,7 @@ from scaletut.records.formatting import format_value
 from scaletut.records.record import Value, as_boolean, check_name
 
 HOLDS, FAILS = "holds", "FAILS"
-_WIDTH = 72  # characters a line of a displayed table
+_WIDTH = 88  # characters a line of a displayed table
 
 
 @dataclass(frozen=True)
