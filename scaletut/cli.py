@@ -270,7 +270,7 @@ def _add_scaling(commands: Any) -> None:
         "scaletut isoflop runs.csv --cost 6ND",
     )
     _add_table(isoflop)
-    isoflop.add_argument("--method", default="auto", choices=("auto", "cubic", "quadratic"), help="curve of a valley")
+    isoflop.add_argument("--method", default="quadratic", choices=("quadratic", "cubic"), help="a valley's curve")
 
 
 def _add_table(command: argparse.ArgumentParser) -> None:

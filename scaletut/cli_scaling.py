@@ -13,12 +13,12 @@ from typing import Any
 from scaletut.errors import ParameterError
 from scaletut.files import atomic_write
 from scaletut.scaling.choose import backtest, extrapolate
-from scaletut.scaling.fit import Fit, fit
-from scaletut.scaling.isoflop import isoflop
+from scaletut.scaling.fitting import Fit, fit
 from scaletut.scaling.laws import LAWS
 from scaletut.scaling.notes import Note
-from scaletut.scaling.plan import compute_for, plan
+from scaletut.scaling.planning import compute_for, plan
 from scaletut.scaling.table import NUMERIC, RunTable, TableError, as_table
+from scaletut.scaling.valleys import isoflop
 
 
 def run_fit(options: argparse.Namespace) -> int:
@@ -177,6 +177,9 @@ def _written(path: str, write: Any) -> None:
 
 
 def _plot(found: Fit, table: RunTable, path: str) -> None:
+    from scaletut.figures import use_style
+
+    use_style()
     figure = found.plot(table)
     _written(path, lambda: figure.savefig(path, dpi=150))
 

@@ -1,8 +1,38 @@
 """Scaling laws: fit, uncertainty, choice, plans. numpy and scipy alone."""
 
-from scaletut.scaling.fit import Certificate, Fit, Interval, fit
+from scaletut.scaling.choose import Backtest, Extrapolation, backtest, extrapolate
+from scaletut.scaling.fitting import Certificate, Fit, Interval, fit
 from scaletut.scaling.laws import LAWS
 from scaletut.scaling.notes import Note
+from scaletut.scaling.planning import Plan, compute_for, cost_of_miss, plan, worth_of_data
 from scaletut.scaling.table import RunTable, TableError, as_table
+from scaletut.scaling.uncertainty import coverage, influence, profile, profile_region, simulate
+from scaletut.scaling.valleys import IsoFlop, isoflop
 
-__all__ = ["LAWS", "Certificate", "Fit", "Interval", "Note", "RunTable", "TableError", "as_table", "fit"]
+__all__ = [
+    "LAWS",
+    "Backtest",
+    "Certificate",
+    "Extrapolation",
+    "Fit",
+    "Interval",
+    "IsoFlop",
+    "Note",
+    "Plan",
+    "RunTable",
+    "TableError",
+    "as_table",
+    "backtest",
+    "compute_for",
+    "cost_of_miss",
+    "coverage",
+    "extrapolate",
+    "fit",
+    "influence",
+    "isoflop",
+    "plan",
+    "profile",
+    "profile_region",
+    "simulate",
+    "worth_of_data",
+]

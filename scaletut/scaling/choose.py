@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scaletut.scaling.fit import Loss, Prepared, default_x, law_named, prepare, solve
+from scaletut.scaling.fitting import Loss, Prepared, default_x, law_named, prepare, solve
 from scaletut.scaling.jets import Array
 from scaletut.scaling.newton import Solution, minimise
 from scaletut.scaling.table import RunTable, TableError, as_table

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scaletut import figures
-from scaletut.scaling.fit import Fit
-from scaletut.scaling.isoflop import IsoFlop
+from scaletut.scaling.fitting import Fit
 from scaletut.scaling.jets import Array
 from scaletut.scaling.laws import LAWS
 from scaletut.scaling.table import RunTable, as_table
 from scaletut.scaling.uncertainty import Influence, Profile
+from scaletut.scaling.valleys import IsoFlop
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,8 @@ def plot_influence(influence: Influence, quantity: str, *, most: int = 12) -> Fi
     figure, axes = figures.panels(1, 1, height=1 + 0.3 * len(order))
     axes.barh([str(influence.labels[i]) for i in order], influence.shifts[order], color=figures.PALETTE[0])
     axes.axvline(0, color=figures.QUIET, linewidth=1)
-    axes.set(xlabel=f"change in {quantity} without it", ylabel="left out", title=f"{quantity}: {influence.base:.4g} with all")
+    title = f"{quantity}: {influence.base:.4g} with all"
+    axes.set(xlabel=f"change in {quantity} without it", ylabel="left out", title=title)
     return figure
 
 
@@ -102,5 +103,6 @@ def plot_isoflop(found: IsoFlop) -> Figure:
         axes.plot(line, valley.predict(line), color=colour, linewidth=1.2)
         axes.plot(valley.best_params, valley.best_loss, "D", color=colour, markersize=6)
         axes.annotate(f"{valley.flops:.1g} FLOP", (line[-1], valley.predict(line[-1:])[0]), fontsize="x-small")
-    axes.set(xscale="log", xlabel="parameters", ylabel="loss (nats)", title=f"N* grows as C^{found.exponent_params:.3f}")
+    title = f"N* grows as C^{found.exponent_params:.3f}"
+    axes.set(xscale="log", xlabel="parameters", ylabel="loss (nats)", title=title)
     return figure

@@ -15,11 +15,12 @@ from typing import Any, Literal
 import numpy as np
 
 from scaletut.scaling.coordinates import Coordinates
-from scaletut.scaling.fit import LARGEST_GRADIENT, Prepared, law_named, prepare, scaled_gradient, solve
+from scaletut.scaling.fitting import LARGEST_GRADIENT, Prepared, law_named, prepare, scaled_gradient, solve
 from scaletut.scaling.jets import Array
 from scaletut.scaling.newton import minimise
 from scaletut.scaling.table import RunTable, TableError, as_table
 
+NO_FLOOR = 1e-4  # of the lowest loss: a profile's smallest floor
 Noise = Literal["normal", "laplace", "student"]
 Quantity = Callable[[Array], Array]
 
@@ -189,8 +190,13 @@ def _reach(error: float, centre: float) -> float:
 
 
 def _spread(ready: Prepared, i: int, centre: float, reach: float, points: int) -> Array:
-    """Values around the fit, geometric where a coefficient's distance would cross zero; the fit is one of them."""
+    """Values around the fit, geometric where a coefficient's distance would cross zero."""
     parameter = ready.law.parameters[i]
+    if parameter.role == "floor":  # from nearly none to nearly the lowest loss, as far as the reach goes
+        lowest = float(ready.table.loss.min())
+        reach = max(reach, 0.3 * lowest) if centre < 0.05 * lowest else reach
+        low, high = max(centre - reach, NO_FLOOR * lowest), min(centre + reach, 0.999 * lowest)
+        return np.linspace(low, max(high, low + 1e-3 * lowest), points)
     low = centre - reach
     if parameter.kind == "log" and low <= 0.05 * centre:
         return centre * np.exp(np.linspace(-1, 1, points) * log(1 + reach / centre))
@@ -294,7 +300,7 @@ def simulate(
     columns: of the law's variables (n,). noise: normal, laplace, or student (three degrees of freedom).
     """
     chosen = law_named(law)
-    columns = {name: np.asarray(values, dtype=float) for name, values in columns.items()}
+    columns = {name: np.asarray(columns[name], dtype=float) for name in chosen.variables}
     vector = np.array([[parameters[name] for name in chosen.names]])
     clean = Coordinates.of(chosen, columns).log_loss(vector, columns)[0]
     errors = scale * _unit_noise(noise, clean.size, np.random.default_rng(seed))

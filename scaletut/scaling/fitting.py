@@ -13,7 +13,7 @@ import numpy as np
 
 from scaletut.scaling.coordinates import Coordinates, constrain
 from scaletut.scaling.jets import Array
-from scaletut.scaling.laws import LAWS, Law
+from scaletut.scaling.laws import LAWS, SMALLEST_FLOOR, Law
 from scaletut.scaling.newton import STEPS, Solution, minimise
 from scaletut.scaling.notes import Note
 from scaletut.scaling.problem import Problem
@@ -23,13 +23,15 @@ from scaletut.scaling.table import RunTable, TableError, as_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from scaletut.scaling.plan import Plan
+    from scaletut.scaling.planning import Plan
 
 Loss = Literal["huber", "squared"]
 AGREE = 1e-7  # relative: starts within it of the lowest objective found the same minimum
 LARGEST_GRADIENT = 1e-6  # scaled gradient of a converged fit; at a minimum rounding leaves about 1e-12
 LEVEL = 0.95
 RESIDUALS_KEPT = 2000
+NO_FLOOR = 0.05  # of the fitted floor: an interval that reaches below it does not exclude none
+WEAK = 0.5  # standard errors beyond this share of an exponent leave its size open
 SCREENED = 60_000  # grid points x runs whose objective is looked at: the best of them start
 
 
@@ -119,7 +121,7 @@ class Fit:
 
     def optimal(self, flops: float, **options: Any) -> Plan:
         """The best use of a compute budget, FLOP: see `plan`."""
-        from scaletut.scaling.plan import plan
+        from scaletut.scaling.planning import plan
 
         return plan(self, flops, **options)
 
@@ -319,8 +321,11 @@ def fit(
             notes.append(Note("bootstrap_failed", "warning", text))
     values = ready.public(phi[None])[0]
     notes += diagnose(ready, phi, certificate)
+    if drop_highest:
+        notes.append(Note("runs_dropped", "info", f"{len(checked) - len(kept)} runs of highest loss were left out"))
     names = ready.law.names
     errors, intervals = _uncertain(ready, phi, values, samples, level)
+    notes += doubts(ready, values, errors, intervals)
     residuals = ready.problem.residuals(phi[None])[0]
     return Fit(
         law=law, parameters=dict(zip(names, map(float, values), strict=True)),
@@ -336,10 +341,18 @@ def fit(
             "bootstrap": bootstrap, "resampled": "groups" if kept.group is not None else "runs",
             "weighted": bool(np.ptp(ready.weights) > 0), "seed": seed, "digest": checked.digest,
             "standard_errors": "bootstrap" if bootstrap else "sandwich",
+            "flops_per_param_example": _measured_cost(kept),
         },
         ranges={name: (float(column.min()), float(column.max())) for name, column in _fitted_columns(ready).items()},
         residuals=residuals[np.linspace(0, len(residuals) - 1, min(len(residuals), RESIDUALS_KEPT)).astype(int)],
     )  # fmt: skip
+
+
+def _measured_cost(table: RunTable) -> float | None:
+    """Median of C / (N D), FLOP, where the table has all three: 6 for training at 6ND."""
+    if table.flops is None or table.params is None or table.examples is None:
+        return None
+    return float(np.median(table.flops / (table.params * table.examples)))
 
 
 def _fitted_columns(ready: Prepared) -> dict[str, Array]:
@@ -423,6 +436,21 @@ def diagnose(ready: Prepared, phi: Array, certificate: Certificate) -> list[Note
     if runs < 3 * free:
         text = f"{runs} runs for {free} free parameters: residuals say little about the error; 3 a parameter are better"
         notes.append(Note("few_runs", "warning", text))
+    return notes
+
+
+def doubts(ready: Prepared, values: Array, errors: Sequence[float], intervals: Sequence[Interval]) -> list[Note]:
+    """Notes on a floor or an exponent that the runs hardly fix, by its standard error and interval."""
+    notes = []
+    for parameter, value, error, interval in zip(ready.law.parameters, values, errors, intervals, strict=True):
+        if parameter.name in ready.problem.constraint.pinned:
+            continue
+        if parameter.role == "floor" and interval.low < NO_FLOOR * value < value - SMALLEST_FLOOR:
+            text = f"the interval of E reaches from nearly zero to {interval.high:.4g}; runs at larger scale would tell"
+            notes.append(Note("floor_not_identified", "warning", text))
+        if parameter.kind == "plain" and error > WEAK * abs(value):
+            text = f"{parameter.name} = {value:.3g} has a standard error of {error:.2g}: the noise decides it"
+            notes.append(Note("exponent_not_identified", "warning", text))
     return notes
 
 

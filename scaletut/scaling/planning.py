@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from scaletut.scaling.coordinates import Coordinates
-from scaletut.scaling.fit import LEVEL, Fit, Interval
+from scaletut.scaling.fitting import LEVEL, Fit, Interval
 from scaletut.scaling.jets import Array
 from scaletut.scaling.laws import LAWS
 from scaletut.scaling.notes import Note

@@ -1,0 +1,119 @@
+"""The commands: JSON as documented, clear refusals, nothing but JSON on the screen when that is asked."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scaling_cases import table_for
+
+from scaletut.cli import main
+
+KEYS = {
+    "law", "parameters", "objective", "certificate", "standard_errors", "intervals", "notes", "checklist", "seconds",
+    "predictions",
+}  # fmt: skip
+
+
+def write(path: Path, columns: dict[str, np.ndarray]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return write(tmp_path / "runs.csv", table_for("additive", scale=0.01, seed=1).columns())
+
+
+@pytest.fixture
+def curve(tmp_path: Path) -> Path:
+    table = table_for("power_floor", scale=0.005)
+    return write(tmp_path / "curve.csv", {"images": table.examples, "error": table.loss})
+
+
+def test_fit_prints_json_with_the_documented_keys(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--law", "additive", "--bootstrap", "50", "--predict", str(runs), "--json", "-"]
+    assert main(["fit", str(runs), *options]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert set(plain) >= KEYS
+    assert plain["certificate"]["converged"] is True
+    assert {"gradient", "curvature", "agreement"} <= set(plain["certificate"])
+    assert {"form", "loss", "optimiser", "starts", "runs_dropped", "seed", "digest"} <= set(plain["checklist"])
+    assert len(plain["predictions"]) == 144
+    first = plain["predictions"][0]
+    assert first["low"] < first["loss"] < first["high"]
+
+
+def test_fit_then_plan(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "fit.json"
+    assert main(["fit", str(runs), "--law", "additive", "--bootstrap", "50", "--json", str(kept)]) == 0
+    assert "certificate converged" in capsys.readouterr().out
+    assert main(["plan", str(kept), "--flops", "1e21", "--json", "-"]) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert 6 * best["params"] * best["examples"] == pytest.approx(1e21)
+    assert main(["plan", str(kept), "--loss", str(best["loss"])]) == 0
+    assert "budget" in capsys.readouterr().out
+    assert main(["plan", str(kept), "--flops", "1e21", "--inference-tokens", "1e12", "--unique-examples", "1e9"]) == 0
+    assert "repeats" in capsys.readouterr().out
+
+
+def test_one_variable_with_names_of_its_own(curve: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--x", "images", "--y", "error", "--predict", str(curve), "--json", "-"]
+    assert main(["fit", str(curve), *arguments]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["predictions"][0]["by"] == "vote"
+    assert main(["fit", str(curve), "--law", "power_floor", "--fix", "E=0.3", "--tie", "A=A", *arguments]) == 2
+    assert main(["fit", str(curve), "--law", "power_floor", "--fix", "E=0.3", *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"]["E"] == pytest.approx(0.3)
+
+
+def test_compare_isoflop_and_plot(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(runs), "--laws", "additive,product", "--hold-out", "largest:20", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["best"] == "additive"
+    assert main(["compare", str(runs), "--laws", "additive,product"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("additive")
+    picture = tmp_path / "fit.png"
+    assert main(["fit", str(runs), "--law", "additive", "--bootstrap", "0", "--plot", str(picture)]) == 0
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    params = np.tile(np.geomspace(1e8, 1e10, 9), 3)
+    flops = np.repeat([1e19, 1e20, 1e21], 9)
+    loss = 1.7 + 400 * params**-0.34 + 410 * (flops / 6 / params) ** -0.28
+    valley = write(tmp_path / "valley.csv", {"params": params, "flops": flops, "loss": loss})
+    capsys.readouterr()
+    assert main(["isoflop", str(valley), "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["exponent_params"] == pytest.approx(0.28 / 0.62, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "missing.csv"], "there is no file"),
+        (["fit", "RUNS", "--law", "aditive"], "did you mean 'additive'"),
+        (["fit", "RUNS", "--fix", "E"], "--fix 'E' must read"),
+        (["fit", "RUNS", "--law", "additive", "--tie", "alpha"], "--tie 'alpha' must read"),
+        (["fit", "RUNS", "--column", "N"], "must read role=name"),
+        (["fit", "RUNS", "--y", "nll"], "no column 'nll'"),
+        (["fit", "RUNS", "--law", "additive", "--drop-highest", "144"], "cannot drop"),
+        (["fit", "RUNS", "--law", "additive", "--json", "/dev/null/x.json"], "cannot be written"),
+        (["fit", "RUNS", "--law", "additive", "--delta", "-1"], "above 0"),
+        (["fit", "RUNS", "--law", "repeated"], "no column 'unique_examples'"),
+        (["plan", "RUNS", "--flops", "1e21"], "no JSON of a fit"),
+        (["plan", "missing.json", "--flops", "1e21"], "cannot be read"),
+        (["compare", "RUNS", "--hold-out", "some"], "unknown hold-out"),
+        (["compare", "RUNS", "--laws", "additiv"], "did you mean"),
+        (["isoflop", "RUNS"], "no column 'flops'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_two(
+    runs: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(runs) if argument == "RUNS" else argument for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
