@@ -44,7 +44,7 @@ def test_hidden_runs_do_not_touch_the_fit() -> None:
 def test_auto_names_its_choice_and_reason() -> None:
     found = fit(table_for("power_floor", scale=0.003, seed=1))
     assert found.law != "power"
-    assert [note.text for note in found.notes if note.code == "law_chosen"][0].startswith(found.law)
+    assert next(note.text for note in found.notes if note.code == "law_chosen").startswith(found.law)
 
 
 @pytest.mark.parametrize("law", ["power_floor", "saturating", "broken"])
