@@ -56,7 +56,7 @@ def _minimise(problem: Problem, phi: Array, weights: Array, steps: int) -> Solut
     count = len(phi)
     weights = np.broadcast_to(weights, (count, weights.shape[1]))
     objective, finished = np.full(count, np.inf), np.zeros(count, dtype=bool)
-    damping, alive = np.full(count, 1e-4), np.arange(count)
+    damping, alive = np.full(count, 1e-1), np.arange(count)
     tiny = PERFECT * weights.sum(1)
     taken = 0
     value, gradient, hessian = problem.expand(phi, weights)
