@@ -133,27 +133,7 @@ class Fitting(Chapter):
     seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
 
 
-class Fitting(Chapter):
-    """Parameters of the chapter on fitting scaling laws."""
-
-    title = "Fitting scaling laws"
-    by_profile = types.MappingProxyType(
-        {
-            "quick": {"table": "simulated", "bootstrap": 200, "simulations": 30},
-            "laptop": {"table": "published", "bootstrap": 1000, "simulations": 200},
-            "gpu": {"table": "published", "bootstrap": 4000, "simulations": 1000},
-        }
-    )
-
-    table: str = parameter("", "runs to fit", values="simulated, published or the path of a CSV")
-    download: bool = parameter(False, "fetch the published table when it is not here", values="True or False")
-    drop_highest: int = parameter(5, "highest losses set aside", unit="runs", low=1, high=100)
-    bootstrap: int = parameter(0, "resamples behind each interval", unit="resamples", low=0, high=10000)
-    simulations: int = parameter(0, "simulated tables for the coverage", unit="tables", low=0, high=5000)
-    seed: int = parameter(0, "seed", low=0, high=2**31 - 1)
-
-
-CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType({"finetune": Finetune, "fitting": Fitting, "fitting": Fitting})
+CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType({"finetune": Finetune, "fitting": Fitting})
 
 
 # --- validators that chapters share ------------------------------------------------
