@@ -119,8 +119,8 @@ class Fitting(Chapter):
     by_profile = types.MappingProxyType(
         {
             "quick": {"table": "simulated", "draws": 300, "simulations": 8},
-            "laptop": {"table": "published", "draws": 4000, "simulations": 200},
-            "gpu": {"table": "published", "draws": 4000, "simulations": 200},
+            "laptop": {"table": "published", "draws": 4000, "simulations": 500},
+            "gpu": {"table": "published", "draws": 4000, "simulations": 500},
         }
     )
 

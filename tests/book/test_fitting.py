@@ -1,110 +1,89 @@
-"""The chapter on fitting, proven from outside: what its cells define is held against the library and the literature."""
+"""The chapter on fitting: what it says is what its cells do."""
 
 from __future__ import annotations
 
 import ast
-import types
+import json
+import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from scaletut import scaling
 from scaletut.chapters import pairs
-from scaletut.chapters.published import PUBLISHED, simulated_runs
+from scaletut.chapters.published import DIGEST, SHORT_RUNS, SIMULATED_RUNS, chinchilla_runs, simulated_runs
+from scaletut.errors import DataError
 
-ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "fitting.ipynb"
-# E, A, B, alpha, beta of minima on the 245 published runs, and the best D / N at 5.88e23 FLOP that follows from each
-WITHOUT_FIVE = (1.817218, 477.826, 2143.417, 0.347310, 0.367172)
-ALL = (1.891338, 495.726, 12845.613, 0.349313, 0.453049)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def cells() -> list[str]:
-    """The sources of the chapter's code cells."""
-    return [cell.source for cell in pairs.read_notebook(NOTEBOOK).cells if cell.cell_type == "code"]
+def book():
+    return pairs.read_notebook(ROOT / "notebooks" / "fitting.ipynb")
 
 
 @pytest.fixture(scope="module")
-def runs() -> scaling.RunTable:
-    """Simulated runs without the five that lie above the law."""
-    return simulated_runs(3).drop_highest(5)
+def prose(book) -> str:
+    return "\n\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
 
 
-def defined(cells: list[str], text: str, **names: Any) -> dict[str, Any]:
-    """Run the definitions and assignments of the one cell that holds `text`, with `names` in reach."""
-    (source,) = [cell for cell in cells if text in cell]
-    body = [node for node in ast.parse(source).body if isinstance(node, (ast.FunctionDef, ast.Assign))]
-    space: dict[str, Any] = {"np": np, "scaling": scaling, **names}
-    exec(compile(ast.Module(body, []), "<cell>", "exec"), space)
-    return space
+def test_links_lead_to_numbers_that_the_chapter_keeps(book, prose: str) -> None:
+    kept = set()
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            kept |= set(re.findall(r"keep\(\s*f?\"([\w{}]+)\"", cell.source))
+    kept = {name for name in kept if "{" not in name}
+    kept |= {f"coverage_{noise}" for noise in ("normal", "laplace", "student")}
+    linked = set(re.findall(r"\]\(#fitting\.(\w+)\)", prose))
+    assert len(linked) >= 10
+    assert linked <= kept | {"run_minutes", "run_peak_memory"}
 
 
-def by_hand(cells: list[str], runs: scaling.RunTable, delta: float) -> Any:
-    return defined(cells, "def objective", runs=runs, p=types.SimpleNamespace(delta=delta))["objective"]
+def test_takeaways_end_with_evidence(prose: str) -> None:
+    takeaways = re.findall(r"^> \*\*Takeaway\.\*\*\n((?:> .*\n?)+)", prose, re.MULTILINE)
+    assert len(takeaways) >= 5
+    assert all("](#fitting." in text for text in takeaways)
 
 
-@pytest.mark.parametrize("delta", [1e-3, 1e-2, 1.0])
-def test_the_ten_lines_are_the_librarys_objective(cells: list[str], runs: scaling.RunTable, delta: float) -> None:
-    law = scaling.fit(runs, "additive", delta=delta)
-    logs = [np.log(law.parameters[name]) for name in "ABE"]
-    theta = np.array([*logs, law.parameters["alpha"], law.parameters["beta"]])
-    objective = by_hand(cells, runs, delta)
-    assert objective(theta) == pytest.approx(law.objective, rel=1e-9)
-    steps = 1e-3 * np.random.default_rng(0).normal(size=(20, 5))
-    assert all(objective(theta + step) > law.objective for step in steps)
+def test_claims_are_many_and_hold_in_both_records(book) -> None:
+    calls = [
+        node
+        for cell in book.cells
+        if cell.cell_type == "code" and "%pip" not in cell.source
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "claims.check"
+    ]
+    texts = {ast.literal_eval(call.args[0]) for call in calls}
+    assert len(texts) == len(calls) >= 8
+    for name in ("fitting.json", "quick/fitting.json"):
+        record = json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
+        assert set(record["claims"]) == texts
+        assert all(record["claims"].values())
 
 
-def test_the_ten_lines_pull_a_far_run_no_harder_than_a_near_one(cells: list[str], runs: scaling.RunTable) -> None:
-    """Beyond delta Huber's loss is a straight line, of slope delta in the residual."""
-    theta = [*np.log([PUBLISHED[name] for name in "ABE"]), PUBLISHED["alpha"], PUBLISHED["beta"]]
-    values = []
-    for factor in (2.0, 4.0, 8.0):
-        loss = runs.loss.copy()
-        loss[0] *= factor
-        columns = {"params": runs.params, "examples": runs.examples, "loss": loss}
-        values.append(by_hand(cells, scaling.as_table(columns), 1e-3)(theta))
-    np.testing.assert_allclose(np.diff(values), 1e-3 * np.log(2), rtol=1e-9)
+def test_simulated_runs_are_like_the_published_ones() -> None:
+    one, same, other = simulated_runs(0), simulated_runs(0), simulated_runs(1)
+    assert one.digest == same.digest != other.digest
+    assert len(one) == SIMULATED_RUNS + SHORT_RUNS
+    assert set(one.columns()) == {"params", "examples", "flops", "loss"}
 
 
-def test_no_step_of_an_optimiser_overflows_the_ten_lines(cells: list[str], runs: scaling.RunTable) -> None:
-    with np.errstate(over="raise", invalid="raise"):  # exp(800) is beyond the largest double
-        assert np.isfinite(by_hand(cells, runs, 1e-3)([800.0, 25.0, 1.0, 0.0, 0.0]))
+def test_published_table_is_refused_when_absent_or_altered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALETUT_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(DataError, match="download = True"):
+        chinchilla_runs()
+    altered = tmp_path / "scaling" / "svg_extracted_data.csv"
+    altered.parent.mkdir()
+    altered.write_text("Model Size,Training FLOP,loss\n1,6,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="not the table that was published"):
+        chinchilla_runs()
+    assert len(DIGEST) == 64
 
 
-@pytest.mark.parametrize(("values", "ratio"), [(WITHOUT_FIVE, 17.91), (ALL, 6.80)])
-def test_the_best_ratio_is_the_published_runs_headline(cells: list[str], values: tuple, ratio: float) -> None:
-    found = defined(cells, "def best_ratio")["best_ratio"](np.array([values]))[0]
-    assert found == pytest.approx(ratio, abs=0.005)
-
-
-def test_the_best_ratio_is_where_the_loss_at_the_budget_is_lowest(cells: list[str]) -> None:
-    space = defined(cells, "def best_ratio")
-    E, A, B, alpha, beta = WITHOUT_FIVE
-    ratios = np.geomspace(1, 400, 20_001)
-    params = np.sqrt(space["BUDGET"] / 6 / ratios)
-    loss = E + A * params**-alpha + B * (ratios * params) ** -beta
-    found = space["best_ratio"](np.array([WITHOUT_FIVE]))[0]
-    assert found == pytest.approx(ratios[loss.argmin()], rel=1e-3)
-
-
-def test_the_certificate_tells_the_minimum_from_the_truth_and_from_print(
-    cells: list[str], runs: scaling.RunTable
-) -> None:
-    from scaletut.scaling.fitting import prepare, scaled_gradient
-
-    law = scaling.fit(runs, "additive")
-    space = defined(
-        cells, "def examine", runs=runs, law=law, prepare=prepare, scaled_gradient=scaled_gradient,
-        p=types.SimpleNamespace(delta=1e-3),
-    )  # fmt: skip
-    lowest, gradient = space["examine"](law.parameters)
-    assert lowest == pytest.approx(law.objective, rel=1e-9)
-    assert gradient < 1e-6
-    published = defined(cells, '"Besiroglu et al. 2024":', law=law)["published"]
-    for parameters in (PUBLISHED, published["Hoffmann et al. 2022"], published["Besiroglu et al. 2024"]):
-        value, slope = space["examine"](parameters)
-        assert value > lowest
-        assert slope > 1e-3
+def test_download_is_verified_and_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALETUT_DATA", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("scaletut.chapters.published._fetched", lambda: b"half a ta")
+    with pytest.raises(DataError, match="sha256"):
+        chinchilla_runs(download=True)
+    assert not list(tmp_path.rglob("*.csv"))

@@ -7,13 +7,14 @@ import json
 import subprocess
 import sys
 import time
+import types
 
 import chapters_toy as toy
 import nbformat
 import pytest
 
 from scaletut import cli, doctor
-from scaletut.chapters import recording, run
+from scaletut.chapters import recording, run, schemas
 from scaletut.chapters.schemas import Finetune
 from scaletut.errors import CheckFailed
 from scaletut.records import read_record
@@ -25,6 +26,8 @@ def book(tmp_path, monkeypatch):
     for name in ("SCALETUT_PROFILE", "SCALETUT_RECORDS", "SCALETUT_BOOK", "SCALETUT_DATA"):
         monkeypatch.delenv(name, raising=False)
     toy.make_book(tmp_path)
+    only = types.MappingProxyType({"finetune": schemas.CHAPTERS["finetune"]})
+    monkeypatch.setattr(schemas, "CHAPTERS", only)  # the toy book has this chapter alone
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
