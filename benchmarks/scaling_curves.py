@@ -14,7 +14,6 @@ import time
 import numpy as np
 
 from scaletut.scaling import RunTable, TableError, extrapolate, fit, simulate
-from scaletut.scaling.jets import Array
 
 SHAPES = ("power_floor", "shifted", "saturating", "broken")
 
@@ -48,7 +47,7 @@ def errors(table: RunTable, reach: float) -> dict[str, float]:
     seen = table.examples <= table.examples.max() / reach
     known, at, truth = table.take(seen), table.examples[~seen], table.loss[~seen]
 
-    def miss(loss: Array) -> float:
+    def miss(loss: np.ndarray) -> float:
         return float(np.sqrt(np.mean(np.log(loss / truth) ** 2)))
 
     found = {"vote": miss(extrapolate(known, at).loss)}

@@ -23,7 +23,6 @@ from scipy.optimize import minimize
 
 from scaletut.scaling import RunTable, as_table, fit, simulate
 from scaletut.scaling.fitting import prepare, solve
-from scaletut.scaling.jets import Array
 from scaletut.scaling.newton import minimise
 
 DELTA = 1e-3
@@ -43,11 +42,11 @@ def runs() -> tuple[RunTable, str]:
     return simulate("additive", PUBLISHED, columns, noise="laplace", scale=0.01, seed=0), "SIMULATED runs"
 
 
-def objective(table: RunTable, weights: Array) -> Callable[[Array], tuple[float, Array]]:
+def objective(table: RunTable, weights: np.ndarray) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
     """Huber of log residuals with its gradient in (a, b, e, alpha, beta), written plainly, for scipy."""
     n, d, y = np.log(table.params), np.log(table.examples), np.log(table.loss)
 
-    def value(theta: Array) -> tuple[float, Array]:
+    def value(theta: np.ndarray) -> tuple[float, np.ndarray]:
         a, b, e, alpha, beta = theta
         terms = np.stack([a - alpha * n, b - beta * d, np.full_like(n, e)])
         top = terms.max(0)
@@ -63,7 +62,7 @@ def objective(table: RunTable, weights: Array) -> Callable[[Array], tuple[float,
     return value
 
 
-def bfgs(table: RunTable, weights: Array, start: Array) -> float:
+def bfgs(table: RunTable, weights: np.ndarray, start: np.ndarray) -> float:
     """The objective where scipy's BFGS ends."""
     return float(minimize(objective(table, weights), start, jac=True, method="BFGS", options={"maxiter": 2000}).fun)
 

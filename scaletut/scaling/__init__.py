@@ -4,23 +4,41 @@ from scaletut.scaling.choose import Backtest, Extrapolation, backtest, extrapola
 from scaletut.scaling.fitting import Certificate, Fit, Interval, fit
 from scaletut.scaling.laws import LAWS
 from scaletut.scaling.notes import Note
-from scaletut.scaling.planning import Plan, compute_for, cost_of_miss, plan, worth_of_data
+from scaletut.scaling.planning import Budget, Miss, Plan, Worth, compute_for, cost_of_miss, plan, worth_of_data
 from scaletut.scaling.table import RunTable, TableError, as_table
-from scaletut.scaling.uncertainty import coverage, influence, profile, profile_region, simulate
-from scaletut.scaling.valleys import IsoFlop, isoflop
+from scaletut.scaling.uncertainty import (
+    Coverage,
+    Influence,
+    Profile,
+    Region,
+    coverage,
+    influence,
+    profile,
+    profile_region,
+    simulate,
+)
+from scaletut.scaling.valleys import IsoFlop, Valley, isoflop
 
 __all__ = [
     "LAWS",
     "Backtest",
+    "Budget",
     "Certificate",
+    "Coverage",
     "Extrapolation",
     "Fit",
+    "Influence",
     "Interval",
     "IsoFlop",
+    "Miss",
     "Note",
     "Plan",
+    "Profile",
+    "Region",
     "RunTable",
     "TableError",
+    "Valley",
+    "Worth",
     "as_table",
     "backtest",
     "compute_for",

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from scaletut.scaling.fitting import Loss, Prepared, default_x, law_named, prepare, solve
-from scaletut.scaling.jets import Array
 from scaletut.scaling.newton import Solution, minimise
 from scaletut.scaling.table import RunTable, TableError, as_table
 
@@ -41,7 +40,7 @@ class Backtest:
     laws: tuple[str, ...]
     best: str
     rmse: Mapping[str, float]
-    errors: Mapping[str, Array]
+    errors: Mapping[str, np.ndarray]
     differences: Mapping[str, tuple[float, float, float]]
     bic: Mapping[str, float]
     refused: Mapping[str, str]
@@ -93,7 +92,7 @@ def backtest(
     return Backtest(tuple(errors), best, rmse, errors, differences, bic, refused, hold_out)
 
 
-def _rms(errors: Array) -> float:
+def _rms(errors: np.ndarray) -> float:
     return float(np.sqrt(np.mean(errors**2))) if np.isfinite(errors).all() else np.inf
 
 
@@ -103,13 +102,13 @@ def candidates(runs: RunTable) -> tuple[str, ...]:
     return TWO_VARIABLES if both else ONE_VARIABLE
 
 
-def _size(runs: RunTable, x: str) -> Array:
+def _size(runs: RunTable, x: str) -> np.ndarray:
     if runs.params is not None and runs.examples is not None:
         return np.log(runs.params) + np.log(runs.examples)
     return np.log(runs.column(x))
 
 
-def _masks(size: Array, hold_out: str) -> list[Array]:
+def _masks(size: np.ndarray, hold_out: str) -> list[np.ndarray]:
     """Runs that may be seen (n,), one mask a horizon."""
     count = len(size)
     order = np.argsort(size, kind="stable")
@@ -130,7 +129,7 @@ def _masks(size: Array, hold_out: str) -> list[Array]:
     return masks
 
 
-def _hidden_errors(ready: Prepared, masks: list[Array], seed: int) -> tuple[Array, float]:
+def _hidden_errors(ready: Prepared, masks: list[np.ndarray], seed: int) -> tuple[np.ndarray, float]:
     """Log errors (m,) on the hidden runs of all masks, and BIC of the fit to all runs."""
     free = len(ready.problem.constraint.free)
     usable = [mask for mask in masks if mask.sum() > free]
@@ -145,7 +144,7 @@ def _hidden_errors(ready: Prepared, masks: list[Array], seed: int) -> tuple[Arra
     return hidden, _bic(ready, float(full.objective[best]), free)
 
 
-def _refits(ready: Prepared, full: Solution, weights: Array) -> Array:
+def _refits(ready: Prepared, full: Solution, weights: np.ndarray) -> np.ndarray:
     """phi (b, f) of fits under each row of weights, the best from the two lowest points that the full fit found."""
     starts = full.phi[np.argsort(full.objective)[:2]]
     both = np.repeat(weights, len(starts), axis=0)
@@ -162,7 +161,7 @@ def _bic(ready: Prepared, objective: float, free: int) -> float:
     return -2 * runs * log_likelihood(objective / runs, ready.problem.delta) + (free + 1) * float(np.log(runs))
 
 
-def _paired(errors: Array, best: Array, groups: Array, seed: int) -> tuple[float, float, float]:
+def _paired(errors: np.ndarray, best: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float, float]:
     """Mean and 95 % interval of the difference of squared errors, by resampling hidden runs (a run is one group)."""
     labels, rows = np.unique(groups, return_inverse=True)
     difference = np.bincount(rows, errors**2 - best**2) / np.bincount(rows)
@@ -195,13 +194,13 @@ class Extrapolation:
     weights: of the laws. low, high: 90 % band (n,), nan where the curve is too short for a back-test.
     """
 
-    loss: Array
-    low: Array
-    high: Array
+    loss: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     weights: Mapping[str, float]
 
 
-def extrapolate(curve: Any, at: Array, *, x: str = "", seed: int = 0, **reading: Any) -> Extrapolation:
+def extrapolate(curve: Any, at: np.ndarray, *, x: str = "", seed: int = 0, **reading: Any) -> Extrapolation:
     """Predict the loss of a learning curve at larger scales `at` (n,).
 
     Laws in one variable vote in log loss with weights 1 / mean square error of the back-test, each fitted with weights
@@ -236,7 +235,7 @@ def extrapolate(curve: Any, at: Array, *, x: str = "", seed: int = 0, **reading:
     return Extrapolation(np.exp(log_loss), np.exp(log_loss - spread), np.exp(log_loss + spread), weights)
 
 
-def _late(size: Array) -> Array:
+def _late(size: np.ndarray) -> np.ndarray:
     """Weights (n,) that grow from 0.02 at the smallest run to 1 at the largest: the end says most about what follows.
 
     On simulated curves the mean error falls by a tenth against a linear rise from 0.2, and by half against none.
@@ -244,7 +243,7 @@ def _late(size: Array) -> Array:
     return 0.02 + 0.98 * ((size - size.min()) / np.ptp(size)) ** 3
 
 
-def _vote_weights(votes: Mapping[str, Array], scores: Mapping[str, float]) -> dict[str, float]:
+def _vote_weights(votes: Mapping[str, np.ndarray], scores: Mapping[str, float]) -> dict[str, float]:
     if not scores:
         return {name: 1 / len(votes) for name in votes}
     floor = 1e-6  # no law is trusted beyond a tenth of a percent
@@ -253,13 +252,13 @@ def _vote_weights(votes: Mapping[str, Array], scores: Mapping[str, float]) -> di
     return {name: value / total for name, value in raw.items()}
 
 
-def _ceiling(loss: Array, size: Array) -> float:
+def _ceiling(loss: np.ndarray, size: np.ndarray) -> float:
     """Log of the curve's level at its end, above which a falling curve's later losses do not lie."""
     last = np.argsort(size)[-3:]
     return float(np.median(np.log(loss[last])))
 
 
-def _spread(weights: Mapping[str, float], misses: Mapping[str, list[Array]]) -> float:
+def _spread(weights: Mapping[str, float], misses: Mapping[str, list[np.ndarray]]) -> float:
     if not misses:
         return np.nan
     blend = [sum(weights[name] * misses[name][i] for name in misses) for i in range(len(next(iter(misses.values()))))]

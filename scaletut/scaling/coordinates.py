@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaletut.scaling.jets import Array
 from scaletut.scaling.laws import Inputs, Law
 from scaletut.scaling.table import TableError
 
@@ -26,16 +25,16 @@ class Coordinates:
     means: Mapping[str, float]
 
     @classmethod
-    def of(cls, law: Law, columns: Mapping[str, Array]) -> Coordinates:
+    def of(cls, law: Law, columns: Mapping[str, np.ndarray]) -> Coordinates:
         """Centred on the columns (n,) that are to be fitted."""
         means = {name: float(np.log(columns[name]).mean()) for name in law.variables}
         return cls(law, {name: means.get(SHARED_CENTRE.get(name, name), mean) for name, mean in means.items()})
 
-    def inputs(self, columns: Mapping[str, Array]) -> Inputs:
+    def inputs(self, columns: Mapping[str, np.ndarray]) -> Inputs:
         """Centred logarithms of the columns."""
         return {name: np.log(np.asarray(columns[name], dtype=float)) - self.means[name] for name in self.law.variables}
 
-    def affine(self) -> tuple[Array, Array]:
+    def affine(self) -> tuple[np.ndarray, np.ndarray]:
         """Matrix (p, p) and offset (p,) with raw = matrix @ theta + offset."""
         count = len(self.law.parameters)
         matrix, offset = np.eye(count), np.zeros(count)
@@ -47,7 +46,7 @@ class Coordinates:
                 offset[row] += shift
         return matrix, offset
 
-    def to_public(self, theta: Array) -> Array:
+    def to_public(self, theta: np.ndarray) -> np.ndarray:
         """Public values (b, p) of centred coordinates (b, p)."""
         matrix, offset = self.affine()
         raw = theta @ matrix.T + offset
@@ -55,7 +54,7 @@ class Coordinates:
         with np.errstate(over="ignore"):
             return np.where(logs, np.exp(raw), raw)
 
-    def from_public(self, public: Array) -> Array:
+    def from_public(self, public: np.ndarray) -> np.ndarray:
         """Centred coordinates (b, p) of public values (b, p)."""
         matrix, offset = self.affine()
         logs = self._logs()
@@ -63,11 +62,11 @@ class Coordinates:
             raw = np.where(logs, np.log(np.where(logs, np.maximum(public, 1e-300), 1.0)), public)
         return np.linalg.solve(matrix, (raw - offset).T).T
 
-    def log_loss(self, public: Array, columns: Mapping[str, Array]) -> Array:
+    def log_loss(self, public: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Log of the loss (b, n) that public values (b, p) predict at the columns (n,)."""
         return self.law.log_loss(self.from_public(np.atleast_2d(public)), self.inputs(columns))
 
-    def _logs(self) -> Array:
+    def _logs(self) -> np.ndarray:
         return np.array([parameter.kind == "log" for parameter in self.law.parameters])
 
 
@@ -75,13 +74,13 @@ class Coordinates:
 class Constraint:
     """theta = base + matrix @ phi, where phi (f,) are the free ones among theta (p,), at the indices `free`."""
 
-    base: Array
-    matrix: Array
+    base: np.ndarray
+    matrix: np.ndarray
     free: tuple[int, ...]
     pinned: Mapping[str, float]
     tied: tuple[tuple[str, str], ...]
 
-    def theta(self, phi: Array) -> Array:
+    def theta(self, phi: np.ndarray) -> np.ndarray:
         """Centred coordinates (b, p) of free ones (b, f)."""
         return self.base + phi @ self.matrix.T
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scaletut.scaling.coordinates import Coordinates, constrain
-from scaletut.scaling.jets import Array
 from scaletut.scaling.laws import LAWS, SMALLEST_FLOOR, Law
 from scaletut.scaling.newton import STEPS, Solution, minimise
 from scaletut.scaling.notes import Note
@@ -80,19 +79,19 @@ class Fit:
     seconds: float
     x: str
     ranges: Mapping[str, tuple[float, float]]
-    residuals: Array = field(repr=False)
-    samples: Array | None = field(default=None, repr=False)
+    residuals: np.ndarray = field(repr=False)
+    samples: np.ndarray | None = field(default=None, repr=False)
 
     @property
-    def vector(self) -> Array:
+    def vector(self) -> np.ndarray:
         """Parameters (p,) in the law's order."""
         return np.array([self.parameters[name] for name in LAWS[self.law].names])
 
-    def predict(self, at: Any) -> Array:
+    def predict(self, at: Any) -> np.ndarray:
         """Predicted loss (n,), nats, at a run table, a mapping of columns, or the x values of a one-variable law."""
         return self.draws(at, self.vector[None])[0]
 
-    def draws(self, at: Any, samples: Array | None = None) -> Array:
+    def draws(self, at: Any, samples: np.ndarray | None = None) -> np.ndarray:
         """Predicted loss (draws, n) under each of `samples` (draws, p), by default those of the bootstrap."""
         chosen = self.samples if samples is None else samples
         if chosen is None:
@@ -102,7 +101,9 @@ class Fit:
         with np.errstate(all="ignore"):
             return np.exp(coordinates.log_loss(chosen, columns))
 
-    def interval(self, at: Any, level: float = LEVEL, *, noise: bool = False, seed: int = 0) -> tuple[Array, Array]:
+    def interval(
+        self, at: Any, level: float = LEVEL, *, noise: bool = False, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Low and high (n,) of the law's loss at `at`, or with `noise` of a new run's loss there.
 
         Percentiles of the bootstrap; run noise is drawn from the residuals, widened by sqrt(n / (n - p)).
@@ -131,7 +132,7 @@ class Fit:
 
         return plot_fit(self, table, **options)
 
-    def columns(self, at: Any) -> dict[str, Array]:
+    def columns(self, at: Any) -> dict[str, np.ndarray]:
         """The law's variables (n,) from a run table, a mapping, or bare x values."""
         variables = LAWS[self.law].variables
         if isinstance(at, RunTable):
@@ -208,7 +209,7 @@ class Prepared:
 
     problem: Problem
     table: RunTable
-    weights: Array
+    weights: np.ndarray
     x: str
 
     @property
@@ -216,7 +217,7 @@ class Prepared:
         """The law."""
         return self.problem.coordinates.law
 
-    def public(self, phi: Array) -> Array:
+    def public(self, phi: np.ndarray) -> np.ndarray:
         """Public values (b, p) of phi (b, f)."""
         return self.problem.coordinates.to_public(self.problem.constraint.theta(phi))
 
@@ -229,7 +230,7 @@ def law_named(name: str) -> Law:
 
 
 def prepare(
-    table: RunTable, law: str, *, loss: Loss = "huber", delta: float = 1e-3, weights: Array | None = None,
+    table: RunTable, law: str, *, loss: Loss = "huber", delta: float = 1e-3, weights: np.ndarray | None = None,
     fixed: Mapping[str, float] | None = None, tied: Sequence[tuple[str, str]] = (), x: str = "",
 ) -> Prepared:  # fmt: skip
     """Check that `law` can be fitted to the table, and make its objective.
@@ -269,7 +270,7 @@ def default_x(table: RunTable) -> str:
     return "examples"
 
 
-def _check_spread(law: Law, columns: Mapping[str, Array], weights: Array, x: str) -> None:
+def _check_spread(law: Law, columns: Mapping[str, np.ndarray], weights: np.ndarray, x: str) -> None:
     for name, column in columns.items():
         if len(np.unique(column[weights > 0])) < 2:
             shown = x if name == "x" else name
@@ -280,7 +281,7 @@ def _check_spread(law: Law, columns: Mapping[str, Array], weights: Array, x: str
 
 
 def fit(
-    table: Any, law: str = "auto", *, loss: Loss = "huber", delta: float = 1e-3, weights: Array | None = None,
+    table: Any, law: str = "auto", *, loss: Loss = "huber", delta: float = 1e-3, weights: np.ndarray | None = None,
     fixed: Mapping[str, float] | None = None, tied: Sequence[tuple[str, str]] = (), bootstrap: int = 0, seed: int = 0,
     level: float = LEVEL, x: str = "", starts: int = 0, drop_highest: int = 0,
     columns: Mapping[str, str] | None = None, cost: Literal["6ND", "measured"] | None = None,
@@ -355,7 +356,7 @@ def _measured_cost(table: RunTable) -> float | None:
     return float(np.median(table.flops / (table.params * table.examples)))
 
 
-def _fitted_columns(ready: Prepared) -> dict[str, Array]:
+def _fitted_columns(ready: Prepared) -> dict[str, np.ndarray]:
     return {name: ready.table.column(ready.x if name == "x" else name) for name in ready.law.variables}
 
 
@@ -391,7 +392,7 @@ def certify(ready: Prepared, solution: Solution) -> Certificate:
     return Certificate(converged, float(gradient), curvature, agreement, len(solution.objective))
 
 
-def scaled_gradient(ready: Prepared, phi: Array, weights: Array) -> Array:
+def scaled_gradient(ready: Prepared, phi: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Largest |sum w psi J| / sum |w psi J| over the free parameters of each fit (b,), but for bounds that hold."""
     problem = ready.problem
     residuals = problem.residuals(phi)
@@ -402,7 +403,7 @@ def scaled_gradient(ready: Prepared, phi: Array, weights: Array) -> Array:
     return ratio.max(axis=1, initial=0.0)
 
 
-def _curvature(ready: Prepared, phi: Array) -> float:
+def _curvature(ready: Prepared, phi: np.ndarray) -> float:
     hessian = ready.problem.expand(phi, ready.weights[None])[2][0]
     inside = (phi[0] > ready.problem.low) & (phi[0] < ready.problem.high)
     hessian = hessian[np.ix_(inside, inside)]
@@ -412,7 +413,7 @@ def _curvature(ready: Prepared, phi: Array) -> float:
     return float(np.linalg.eigvalsh(hessian / np.outer(scale, scale))[0])
 
 
-def diagnose(ready: Prepared, phi: Array, certificate: Certificate) -> list[Note]:
+def diagnose(ready: Prepared, phi: np.ndarray, certificate: Certificate) -> list[Note]:
     """Notes on convergence, bounds, floor and exponents of a fit at phi (f,)."""
     notes, problem, names = [], ready.problem, ready.law.names
     if not certificate.converged:
@@ -439,7 +440,7 @@ def diagnose(ready: Prepared, phi: Array, certificate: Certificate) -> list[Note
     return notes
 
 
-def doubts(ready: Prepared, values: Array, errors: Sequence[float], intervals: Sequence[Interval]) -> list[Note]:
+def doubts(ready: Prepared, values: np.ndarray, errors: Sequence[float], intervals: Sequence[Interval]) -> list[Note]:
     """Notes on a floor or an exponent that the runs hardly fix, by its standard error and interval."""
     notes = []
     for parameter, value, error, interval in zip(ready.law.parameters, values, errors, intervals, strict=True):
@@ -455,7 +456,7 @@ def doubts(ready: Prepared, values: Array, errors: Sequence[float], intervals: S
 
 
 def _uncertain(
-    ready: Prepared, phi: Array, values: Array, samples: Array | None, level: float
+    ready: Prepared, phi: np.ndarray, values: np.ndarray, samples: np.ndarray | None, level: float
 ) -> tuple[list[float], list[Interval]]:
     if samples is not None and len(samples) > 1:
         errors = samples.std(axis=0)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Array = np.ndarray
-
 
 @dataclass(frozen=True)
 class Jet:
@@ -21,22 +19,22 @@ class Jet:
     The batch b runs over fits, n over runs; axes of length one stand for values that do not vary along them.
     """
 
-    value: Array
-    gradient: Array
-    hessian: Array
+    value: np.ndarray
+    gradient: np.ndarray
+    hessian: np.ndarray
     __array_ufunc__ = None  # so that array + jet asks the jet
 
-    def apply(self, value: Array, first: Array, second: Array) -> Jet:
+    def apply(self, value: np.ndarray, first: np.ndarray, second: np.ndarray) -> Jet:
         """The jet of f(self), from f, f' and f'' at `self.value`."""
         outer = self.gradient[:, None] * self.gradient[None]
         return Jet(value, first * self.gradient, first * self.hessian + second * outer)
 
-    def __add__(self, other: Jet | Array | float) -> Jet:
+    def __add__(self, other: Jet | np.ndarray | float) -> Jet:
         if isinstance(other, Jet):
             return Jet(self.value + other.value, self.gradient + other.gradient, self.hessian + other.hessian)
         return Jet(self.value + other, self.gradient, self.hessian)
 
-    def __mul__(self, other: Jet | Array | float) -> Jet:
+    def __mul__(self, other: Jet | np.ndarray | float) -> Jet:
         if not isinstance(other, Jet):
             return Jet(self.value * other, self.gradient * other, self.hessian * other)
         cross = self.gradient[:, None] * other.gradient[None]
@@ -47,10 +45,10 @@ class Jet:
     def __neg__(self) -> Jet:
         return self * -1.0
 
-    def __sub__(self, other: Jet | Array | float) -> Jet:
+    def __sub__(self, other: Jet | np.ndarray | float) -> Jet:
         return self + -other
 
-    def __rsub__(self, other: Array | float) -> Jet:
+    def __rsub__(self, other: np.ndarray | float) -> Jet:
         return -self + other
 
     def __truediv__(self, other: Jet) -> Jet:
@@ -61,14 +59,14 @@ class Jet:
     __rmul__ = __mul__
 
 
-def variables(theta: Array) -> list[Jet]:
+def variables(theta: np.ndarray) -> list[Jet]:
     """One jet a parameter, from `theta` (b, p): the place where differentiation starts."""
     count = theta.shape[1]
     flat = np.zeros((count, count, 1, 1))
     return [Jet(theta[:, [i]], np.eye(count)[i][:, None, None], flat) for i in range(count)]
 
 
-def constants(theta: Array) -> list[Jet]:
+def constants(theta: np.ndarray) -> list[Jet]:
     """One jet a parameter, without derivatives: for the value of a formula alone."""
     return [Jet(theta[:, [i]], np.zeros((0, 1, 1)), np.zeros((0, 0, 1, 1))) for i in range(theta.shape[1])]
 
@@ -84,7 +82,7 @@ def log(jet: Jet) -> Jet:
     return jet.apply(np.log(jet.value), 1 / jet.value, -1 / jet.value**2)
 
 
-def sigmoid_values(y: Array) -> Array:
+def sigmoid_values(y: np.ndarray) -> np.ndarray:
     """1 / (1 + e^-y) without overflow."""
     return 0.5 * (1.0 + np.tanh(0.5 * y))
 
@@ -95,12 +93,12 @@ def softplus(jet: Jet) -> Jet:
     return jet.apply(np.logaddexp(0.0, jet.value), share, share * (1 - share))
 
 
-def logaddexp(first: Jet, second: Jet | Array) -> Jet:
+def logaddexp(first: Jet, second: Jet | np.ndarray) -> Jet:
     """log(e^first + e^second), without overflow."""
     return first + softplus(second - first)
 
 
-def where(condition: Array, first: Jet, second: Jet) -> Jet:
+def where(condition: np.ndarray, first: Jet, second: Jet) -> Jet:
     """`first` where the condition (b, n) holds, `second` elsewhere."""
     return Jet(
         np.where(condition, first.value, second.value),
@@ -109,7 +107,7 @@ def where(condition: Array, first: Jet, second: Jet) -> Jet:
     )
 
 
-def implicit(guess: Array, slope: Array, residual: Callable[[Jet], Jet], count: int) -> Jet:
+def implicit(guess: np.ndarray, slope: np.ndarray, residual: Callable[[Jet], Jet], count: int) -> Jet:
     """The jet of y(theta) that solves residual(y, theta) = 0, from the solution's value and the residual's slope in y.
 
     guess, slope: (b, n); count: of the parameters. Simplified Newton steps in jet arithmetic: the first makes the

@@ -18,11 +18,11 @@ from typing import Literal
 import numpy as np
 
 from scaletut.scaling import jets
-from scaletut.scaling.jets import Array, Jet
+from scaletut.scaling.jets import Jet
 
 Kind = Literal["log", "plain"]
 SMALLEST_FLOOR = 1e-6  # of the lowest loss: below it, no data tells a floor from none
-Inputs = Mapping[str, Array]  # centred logarithms (n,), by variable
+Inputs = Mapping[str, np.ndarray]  # centred logarithms (n,), by variable
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Law:
     parameters: tuple[Parameter, ...]
     centrings: tuple[Centring, ...]
     linear: tuple[str, ...]
-    grid: Mapping[str, Array] = field(repr=False)
+    grid: Mapping[str, np.ndarray] = field(repr=False)
     source: str = ""
     starts: int = 4  # enough to meet the lowest minimum in tests; laws that bend have several
 
@@ -96,7 +96,7 @@ class Law:
         """Position of a parameter in theta."""
         return self.names.index(name)
 
-    def bounds(self, inputs: Inputs, lowest_loss: float) -> tuple[Array, Array]:
+    def bounds(self, inputs: Inputs, lowest_loss: float) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds of theta (p,), given what was observed."""
         low = np.array([parameter.low for parameter in self.parameters])
         high = np.array([parameter.high for parameter in self.parameters])
@@ -108,11 +108,11 @@ class Law:
                 low[i], high[i] = values.min() - 2.0, values.max() + 2.0
         return low, high
 
-    def log_loss(self, theta: Array, inputs: Inputs) -> Array:
+    def log_loss(self, theta: np.ndarray, inputs: Inputs) -> np.ndarray:
         """Natural logarithm of the predicted loss (b, n)."""
         raise NotImplementedError
 
-    def shapes(self, inputs: Inputs, log_loss: Array) -> dict[str, Array]:
+    def shapes(self, inputs: Inputs, log_loss: np.ndarray) -> dict[str, np.ndarray]:
         """The grid's points (g,) by parameter, in coordinates of theta: where a fit may start."""
         points = np.array(list(itertools.product(*self.grid.values())), dtype=float)
         found = dict(zip(self.grid, points.T, strict=True))
@@ -127,11 +127,11 @@ class Law:
                 found[parameter.name] = values.min() + found[parameter.name] * np.ptp(values)
         return found
 
-    def basis(self, shapes: Mapping[str, Array], inputs: Inputs) -> Array:
+    def basis(self, shapes: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
         """Log of each linear coefficient's shape (g, k, n), at the grid's points."""
         raise NotImplementedError
 
-    def transform(self, shapes: Mapping[str, Array], log_loss: Array) -> Array:
+    def transform(self, shapes: Mapping[str, np.ndarray], log_loss: np.ndarray) -> np.ndarray:
         """Log of the quantity that is linear in the coefficients (g, n): the loss itself, for most laws."""
         return np.broadcast_to(log_loss, (len(next(iter(shapes.values()))), log_loss.size))
 
@@ -153,7 +153,7 @@ class SumLaw(Law):
 
     terms: tuple[Term, ...] = ()
 
-    def features(self, inputs: Inputs) -> Array:
+    def features(self, inputs: Inputs) -> np.ndarray:
         """d log term / d theta (k, n, p), constant in theta."""
         size = len(next(iter(inputs.values())))
         found = np.zeros((len(self.terms), size, len(self.parameters)))
@@ -163,11 +163,11 @@ class SumLaw(Law):
                 found[k, :, self.index(name)] -= factor * inputs[variable]
         return found
 
-    def log_loss(self, theta: Array, inputs: Inputs) -> Array:
+    def log_loss(self, theta: np.ndarray, inputs: Inputs) -> np.ndarray:
         logs = np.einsum("knp,bp->kbn", self.features(inputs), theta)
         return np.logaddexp.reduce(logs, axis=0)
 
-    def basis(self, shapes: Mapping[str, Array], inputs: Inputs) -> Array:
+    def basis(self, shapes: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
         count, size = len(next(iter(shapes.values()))), len(next(iter(inputs.values())))
         logs = np.zeros((count, len(self.terms), size))
         for k, term in enumerate(self.terms):
@@ -176,7 +176,7 @@ class SumLaw(Law):
         return logs
 
 
-def _sum_law(name: str, formula: str, grid: Mapping[str, Array], terms: tuple[Term, ...], source: str) -> SumLaw:
+def _sum_law(name: str, formula: str, grid: Mapping[str, np.ndarray], terms: tuple[Term, ...], source: str) -> SumLaw:
     powers = [(term, power) for term in terms for power in term.powers]
     floors = [FLOOR for term in terms if not term.powers]
     factors = [coefficient(term.coefficient, "size of the falling term") for term in terms if term.powers]
@@ -201,31 +201,33 @@ class FormulaLaw(Law):
     """A law given by its formula in jets, with the logs of its linear shapes."""
 
     jet: Formula = field(default=lambda theta, inputs: theta["E"], repr=False)
-    logs: Callable[[Mapping[str, Array], Inputs], Array] = field(default=lambda shapes, inputs: inputs["x"], repr=False)
-    target: Callable[[Mapping[str, Array], Array], Array] | None = field(default=None, repr=False)
+    logs: Callable[[Mapping[str, np.ndarray], Inputs], np.ndarray] = field(
+        default=lambda shapes, inputs: inputs["x"], repr=False
+    )
+    target: Callable[[Mapping[str, np.ndarray], np.ndarray], np.ndarray] | None = field(default=None, repr=False)
 
-    def derivatives(self, theta: Array, inputs: Inputs) -> Jet:
+    def derivatives(self, theta: np.ndarray, inputs: Inputs) -> Jet:
         """Log-loss with gradient and Hessian in theta (b, p)."""
         return self._evaluate(jets.variables(theta), inputs)
 
-    def log_loss(self, theta: Array, inputs: Inputs) -> Array:
+    def log_loss(self, theta: np.ndarray, inputs: Inputs) -> np.ndarray:
         return self._evaluate(jets.constants(theta), inputs).value
 
     def _evaluate(self, theta: list[Jet], inputs: Inputs) -> Jet:
         rows = {name: values[None, :] for name, values in inputs.items()}
         return self.jet(dict(zip(self.names, theta, strict=True)), rows)
 
-    def basis(self, shapes: Mapping[str, Array], inputs: Inputs) -> Array:
+    def basis(self, shapes: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
         columns = {name: values[:, None] for name, values in shapes.items()}
         return self.logs(columns, {name: values[None, :] for name, values in inputs.items()})
 
-    def transform(self, shapes: Mapping[str, Array], log_loss: Array) -> Array:
+    def transform(self, shapes: Mapping[str, np.ndarray], log_loss: np.ndarray) -> np.ndarray:
         if self.target is None:
             return super().transform(shapes, log_loss)
         return self.target({name: values[:, None] for name, values in shapes.items()}, log_loss[None, :])
 
 
-def _stack(*logs: Array) -> Array:
+def _stack(*logs: np.ndarray) -> np.ndarray:
     return np.stack(np.broadcast_arrays(*logs), axis=1)
 
 
@@ -234,7 +236,7 @@ def _shifted(theta: Mapping[str, Jet], inputs: Inputs) -> Jet:
     return jets.logaddexp(theta["E"], theta["A"] - theta["alpha"] * distance)
 
 
-def _shifted_logs(shapes: Mapping[str, Array], inputs: Inputs) -> Array:
+def _shifted_logs(shapes: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
     return _stack(0.0 * inputs["x"], -shapes["alpha"] * np.logaddexp(shapes["x0"], inputs["x"]))
 
 
@@ -245,7 +247,7 @@ def _broken(theta: Mapping[str, Jet], inputs: Inputs) -> Jet:
     return jets.logaddexp(theta["E"], slope)
 
 
-def _broken_logs(shapes: Mapping[str, Array], inputs: Inputs) -> Array:
+def _broken_logs(shapes: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
     width = np.exp(shapes["width"])
     bend = width * np.logaddexp(0.0, (inputs["x"] - shapes["x_break"]) / width)
     return _stack(0.0 * inputs["x"], -shapes["alpha"] * inputs["x"] - shapes["change"] * bend)
@@ -266,17 +268,17 @@ def _saturating(theta: Mapping[str, Jet], inputs: Inputs) -> Jet:
     return jets.logaddexp(theta["E"], theta["span"] - jets.softplus(-y))
 
 
-def _saturating_logs(shapes: Mapping[str, Array], inputs: Inputs) -> Array:
+def _saturating_logs(shapes: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
     return _stack(-shapes["alpha"] * inputs["x"] + 0.0 * shapes["span"])
 
 
-def _saturating_target(shapes: Mapping[str, Array], log_loss: Array) -> Array:
+def _saturating_target(shapes: Mapping[str, np.ndarray], log_loss: np.ndarray) -> np.ndarray:
     floor, span, gamma = np.exp(shapes["E"]), np.exp(shapes["span"]), shapes["gamma"]
     share = np.clip((np.exp(log_loss) - floor) / span, 1e-9, 1 - 1e-9)
     return np.log(share) - gamma * np.log1p(-share) - (gamma - 1.0) * shapes["span"]
 
 
-def _solve_logit(right: Array, gamma: Array) -> Array:
+def _solve_logit(right: np.ndarray, gamma: np.ndarray) -> np.ndarray:
     """y with gamma softplus(y) - softplus(-y) = right: increasing and nearly linear, so Newton from its asymptote."""
     y = np.where(right > 0, right / np.maximum(gamma, 1e-3), right)
     for _ in range(12):
@@ -294,12 +296,12 @@ def _kaplan(theta: Mapping[str, Jet], inputs: Inputs) -> Jet:
     return theta["alpha_D"] * jets.logaddexp(size, theta["D_c"] - inputs["examples"])
 
 
-def _kaplan_logs(shapes: Mapping[str, Array], inputs: Inputs) -> Array:
+def _kaplan_logs(shapes: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
     ratio = shapes["alpha_N"] / shapes["alpha_D"]
     return _stack(-ratio * inputs["params"], -inputs["examples"])
 
 
-def _kaplan_target(shapes: Mapping[str, Array], log_loss: Array) -> Array:
+def _kaplan_target(shapes: Mapping[str, np.ndarray], log_loss: np.ndarray) -> np.ndarray:
     return log_loss / shapes["alpha_D"]
 
 
@@ -314,7 +316,7 @@ def _repeated(theta: Mapping[str, Jet], inputs: Inputs) -> Jet:
     return jets.logaddexp(theta["E"], terms)
 
 
-def _worth(unique: Jet, used: Array, log_decay: Jet) -> Jet:
+def _worth(unique: Jet, used: np.ndarray, log_decay: Jet) -> Jet:
     """Log of U (1 + R* (1 - exp(-R / R*))) with R = used / U - 1, and of `used` itself where it is below U."""
     decay = jets.exp(log_decay)
     over = np.maximum(used - unique.value, 0.0)
@@ -324,7 +326,7 @@ def _worth(unique: Jet, used: Array, log_decay: Jet) -> Jet:
     return jets.where(over > 0, inside + jets.log(bonus + 1.0), inside * 0.0 + used)
 
 
-def _repeated_logs(shapes: Mapping[str, Array], inputs: Inputs) -> Array:
+def _repeated_logs(shapes: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
     unique, decay = inputs["unique_examples"], np.exp(shapes["R_D"])
     repeats = np.expm1(np.maximum(inputs["examples"] - unique, 0.0))
     data = np.minimum(unique, inputs["examples"]) + np.log1p(decay * -np.expm1(-repeats / decay))

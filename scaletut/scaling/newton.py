@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaletut.scaling.jets import Array
 from scaletut.scaling.problem import Problem
 
 STEPS = 300
@@ -26,13 +25,13 @@ PERFECT = 1e-28  # a run: squared residuals at the rounding of a logarithm
 class Solution:
     """Where each fit of a batch ended: phi (b, f), objective (b,), finished by its own test (b,), steps taken."""
 
-    phi: Array
-    objective: Array
-    finished: Array
+    phi: np.ndarray
+    objective: np.ndarray
+    finished: np.ndarray
     steps: int
 
 
-def minimise(problem: Problem, phi: Array, weights: Array, *, steps: int = STEPS) -> Solution:
+def minimise(problem: Problem, phi: np.ndarray, weights: np.ndarray, *, steps: int = STEPS) -> Solution:
     """Minimise from phi (b, f), or from one (1, f) for all weights (b, n) or (1, n)."""
     count = max(len(phi), len(weights))
     phi = np.clip(np.broadcast_to(phi, (count, phi.shape[1])), problem.low, problem.high)
@@ -52,7 +51,7 @@ def minimise(problem: Problem, phi: Array, weights: Array, *, steps: int = STEPS
     )
 
 
-def _minimise(problem: Problem, phi: Array, weights: Array, steps: int) -> Solution:
+def _minimise(problem: Problem, phi: np.ndarray, weights: np.ndarray, steps: int) -> Solution:
     count = len(phi)
     weights = np.broadcast_to(weights, (count, weights.shape[1]))
     objective, finished = np.full(count, np.inf), np.zeros(count, dtype=bool)
@@ -85,7 +84,9 @@ def _minimise(problem: Problem, phi: Array, weights: Array, steps: int) -> Solut
     return Solution(phi, objective, finished, taken)
 
 
-def _step(problem: Problem, phi: Array, gradient: Array, hessian: Array, damping: Array) -> tuple[Array, Array]:
+def _step(
+    problem: Problem, phi: np.ndarray, gradient: np.ndarray, hessian: np.ndarray, damping: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The damped step (b, f), and what the undamped one would gain (b,)."""
     held = ((phi <= problem.low) & (gradient > 0)) | ((phi >= problem.high) & (gradient < 0))
     gradient = np.where(held, 0.0, gradient)

@@ -14,7 +14,6 @@ import numpy as np
 
 from scaletut.scaling.coordinates import Coordinates
 from scaletut.scaling.fitting import LEVEL, Fit, Interval
-from scaletut.scaling.jets import Array
 from scaletut.scaling.laws import LAWS
 from scaletut.scaling.notes import Note
 from scaletut.scaling.table import Cost, TableError
@@ -61,11 +60,11 @@ class Line:
     inference_tokens: float
     unique_examples: float | None
 
-    def examples(self, flops: float, params: Array) -> Array:
+    def examples(self, flops: float, params: np.ndarray) -> np.ndarray:
         """D (n,) that the budget leaves at N (n,); 0 or less where inference alone exceeds it."""
         return (flops / params - INFER * self.inference_tokens) / self.flops_per_pair
 
-    def log_loss(self, vectors: Array, params: Array, examples: Array) -> Array:
+    def log_loss(self, vectors: np.ndarray, params: np.ndarray, examples: np.ndarray) -> np.ndarray:
         """Log of the loss (b, n) under public parameters (b, p) of the fit, infinite where no data is left."""
         allowed = examples > 0
         columns = {"params": params, "examples": np.where(allowed, examples, 1.0)}
@@ -94,7 +93,7 @@ class Line:
             low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
         return float(grid[best])
 
-    def optima(self, vectors: Array, flops: float, centre: float) -> tuple[Array, Array]:
+    def optima(self, vectors: np.ndarray, flops: float, centre: float) -> tuple[np.ndarray, np.ndarray]:
         """Log N and log loss (b,) of each draw's lowest point, by a parabola through the three lowest on the line."""
         grid = centre + np.linspace(-SPAN, SPAN, POINTS)
         loss = self._along(vectors, flops, grid)
@@ -106,7 +105,7 @@ class Line:
             shift = np.where((bend > 0) & np.isfinite(bend), 0.5 * (left - right) / bend, 0.0)
         return grid[best] + shift * (grid[1] - grid[0]), middle - 0.25 * np.nan_to_num(left - right) * shift
 
-    def _along(self, vectors: Array, flops: float, log_params: Array) -> Array:
+    def _along(self, vectors: np.ndarray, flops: float, log_params: np.ndarray) -> np.ndarray:
         params = np.exp(log_params)
         return self.log_loss(vectors, params, self.examples(flops, params))
 
@@ -227,7 +226,7 @@ def compute_for(fit: Fit, loss: float, *, level: float = LEVEL, **options: Any) 
     return Budget(float(flops), best.params, best.examples, best.loss, interval)
 
 
-def _first_below(budgets: Array, log_loss: Array, target: float) -> float:
+def _first_below(budgets: np.ndarray, log_loss: np.ndarray, target: float) -> float:
     below = np.flatnonzero(log_loss <= target)
     if not below.size or below[0] == 0:
         return np.inf
@@ -271,12 +270,12 @@ def worth_of_data(fit: Fit, params: float, examples: float, factor: float = 2.0)
 class Miss:
     """A plan with N off by `factor` (n,): its loss (n,), and the share of the compute that is wasted (n,)."""
 
-    factor: Array
-    loss: Array
-    wasted: Array
+    factor: np.ndarray
+    loss: np.ndarray
+    wasted: np.ndarray
 
 
-def cost_of_miss(fit: Fit, flops: float, factors: Array) -> Miss:
+def cost_of_miss(fit: Fit, flops: float, factors: np.ndarray) -> Miss:
     """How wrong a plan may be: at N = factor x the best, the loss, and 1 - C'/C where C' would have sufficed."""
     spend, best = line(fit), plan(fit, flops)
     factors = np.asarray(factors, dtype=float)

@@ -8,7 +8,6 @@ import numpy as np
 
 from scaletut import figures
 from scaletut.scaling.fitting import Fit
-from scaletut.scaling.jets import Array
 from scaletut.scaling.laws import LAWS
 from scaletut.scaling.table import RunTable, as_table
 from scaletut.scaling.uncertainty import Influence, Profile
@@ -36,7 +35,7 @@ def plot_fit(fit: Fit, table: Any, **reading: Any) -> Figure:
     return figure
 
 
-def _one_variable(axes: Axes, fit: Fit, runs: RunTable) -> Array:
+def _one_variable(axes: Axes, fit: Fit, runs: RunTable) -> np.ndarray:
     x = runs.column(fit.x)
     line = np.geomspace(x.min(), x.max() * 3, FINE)
     axes.plot(x, runs.loss, "o", color=figures.PALETTE[0], markersize=4, label="runs")
@@ -48,7 +47,7 @@ def _one_variable(axes: Axes, fit: Fit, runs: RunTable) -> Array:
     return x
 
 
-def _two_variables(axes: Axes, fit: Fit, runs: RunTable) -> Array:
+def _two_variables(axes: Axes, fit: Fit, runs: RunTable) -> np.ndarray:
     """Loss against compute, one colour a quarter of the sizes, with the law along the middle size of each."""
     params, examples = runs.column("params"), runs.column("examples")
     edges = np.quantile(np.log(params), [0.25, 0.5, 0.75])

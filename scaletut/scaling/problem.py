@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from scaletut.scaling.coordinates import Constraint, Coordinates
-from scaletut.scaling.jets import Array
 from scaletut.scaling.laws import FormulaLaw, Inputs, SumLaw
 
 LARGEST_LOG = 600.0  # keeps exp finite where a trial step strays
@@ -28,16 +27,17 @@ class Problem:
     coordinates: Coordinates
     constraint: Constraint
     inputs: Inputs
-    log_loss: Array
+    log_loss: np.ndarray
     delta: float
-    low: Array
-    high: Array
+    low: np.ndarray
+    high: np.ndarray
     products: _Products | None = field(default=None, repr=False)
 
     @classmethod
     def of(
-        cls, coordinates: Coordinates, constraint: Constraint, columns: Mapping[str, Array], loss: Array, delta: float
-    ) -> Problem:
+        cls, coordinates: Coordinates, constraint: Constraint, columns: Mapping[str, np.ndarray], loss: np.ndarray,
+        delta: float,
+    ) -> Problem:  # fmt: skip
         """The problem of fitting `loss` (n,) at the columns (n,)."""
         law, inputs = coordinates.law, coordinates.inputs(columns)
         low, high = (bound[list(constraint.free)] for bound in law.bounds(inputs, float(loss.min())))
@@ -50,20 +50,20 @@ class Problem:
         """The same runs under another threshold."""
         return replace(self, delta=delta)
 
-    def residuals(self, phi: Array) -> Array:
+    def residuals(self, phi: np.ndarray) -> np.ndarray:
         """r (b, n)."""
         if self.products:
             return np.log(self.products.shares(phi)[1])
         return self.coordinates.law.log_loss(self.constraint.theta(phi), self.inputs) - self.log_loss
 
-    def value(self, phi: Array, weights: Array) -> Array:
+    def value(self, phi: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Objective (b,) at phi (b, f) under weights (b, n) or (1, n)."""
         residuals = self.residuals(phi)
         clipped = np.clip(residuals, -self.delta, self.delta)
         found = np.einsum("bn,bn->b", np.broadcast_to(weights, residuals.shape), clipped * (residuals - 0.5 * clipped))
         return np.where(np.isfinite(found), found, np.inf)
 
-    def expand(self, phi: Array, weights: Array) -> tuple[Array, Array, Array]:
+    def expand(self, phi: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Objective (b,), gradient (b, f) and Hessian (b, f, f)."""
         if self.products:
             return self.products.expand(phi, weights, self.delta)
@@ -76,7 +76,7 @@ class Problem:
         hessian += np.einsum("bn,fgbn->bfg", pull, curvature)
         return (pull * (residuals - 0.5 * clipped)).sum(1), gradient, hessian
 
-    def _derivatives(self, phi: Array) -> tuple[Array, Array, Array]:
+    def _derivatives(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         law = self.coordinates.law
         if not isinstance(law, FormulaLaw):
             raise TypeError(f"{law.name} is neither a sum nor a formula")
@@ -85,7 +85,7 @@ class Problem:
         curvature = np.einsum("pf,pqbn,qg->fgbn", matrix, jet.hessian, matrix, optimize=True)
         return jet.value - self.log_loss, jacobian, curvature
 
-    def jacobian(self, phi: Array) -> Array:
+    def jacobian(self, phi: np.ndarray) -> np.ndarray:
         """d r / d phi (b, f, n)."""
         if self.products:
             shares, total = self.products.shares(phi)
@@ -100,13 +100,14 @@ class _Products:
     The sums over runs of an objective's derivatives are then a few matrix products, whatever the number of fits.
     """
 
-    features: Array  # (k, n, f): d log term / d phi
-    constant: Array  # (k, n): log term at phi = 0, less the observed log loss
-    firsts: tuple[tuple[Array, Array, Array, Array], ...]  # by term: columns, rows and columns of products, matrix
-    seconds: tuple[tuple[int, int, Array, Array, Array], ...]  # by pair of terms
+    features: np.ndarray  # (k, n, f): d log term / d phi
+    constant: np.ndarray  # (k, n): log term at phi = 0, less the observed log loss
+    # By term: its columns, rows and columns of its products, matrix.
+    firsts: tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], ...]
+    seconds: tuple[tuple[int, int, np.ndarray, np.ndarray, np.ndarray], ...]  # by pair of terms
 
     @classmethod
-    def of(cls, features: Array, constraint: Constraint, log_loss: Array) -> _Products:
+    def of(cls, features: np.ndarray, constraint: Constraint, log_loss: np.ndarray) -> _Products:
         constant = features @ constraint.base - log_loss
         reduced = features @ constraint.matrix
         used = [np.flatnonzero(np.abs(term).max(axis=0)) for term in reduced]
@@ -120,7 +121,7 @@ class _Products:
                 seconds.append((k, m, left, right, reduced[k][:, left] * reduced[m][:, right]))
         return cls(reduced, constant, tuple(firsts), tuple(seconds))
 
-    def shares(self, phi: Array) -> tuple[Array, Array]:
+    def shares(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each term (k, b, n) relative to the observed loss, and their sum (b, n)."""
         terms = np.empty((len(self.features), len(phi), self.constant.shape[1]))
         for k, (feature, constant) in enumerate(zip(self.features, self.constant, strict=True)):
@@ -130,7 +131,7 @@ class _Products:
         np.exp(terms, out=terms)
         return terms, terms.sum(0)
 
-    def expand(self, phi: Array, weights: Array, delta: float) -> tuple[Array, Array, Array]:
+    def expand(self, phi: np.ndarray, weights: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         terms, total = self.shares(phi)
         residuals = np.log(total)
         terms /= total
@@ -151,6 +152,6 @@ class _Products:
         return (pull * (residuals - 0.5 * clipped)).sum(1), gradient, hessian
 
 
-def _pairs(first: Array, second: Array) -> tuple[Array, Array]:
+def _pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     left, right = np.indices((len(first), len(second))).reshape(2, -1)
     return left, right

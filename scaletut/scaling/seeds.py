@@ -11,13 +11,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scaletut.scaling.jets import Array
 from scaletut.scaling.problem import Problem
 
 FAINT = 0.05  # share of the loss that stands for a coefficient of zero, whose logarithm no step could leave
 
 
-def starting_points(problem: Problem, weights: Array, shapes: Mapping[str, Array] | None = None) -> Array:
+def starting_points(
+    problem: Problem, weights: np.ndarray, shapes: Mapping[str, np.ndarray] | None = None
+) -> np.ndarray:
     """phi (g, f) for every point of the law's grid, or of `shapes` {parameter: (g,)}, best fit of coefficients in each.
 
     weights: of the runs (n,).
@@ -47,7 +48,7 @@ def starting_points(problem: Problem, weights: Array, shapes: Mapping[str, Array
     return np.clip(theta[:, list(constraint.free)], problem.low, problem.high)
 
 
-def _coefficients(logs: Array, weights: Array, known: Mapping[int, Array]) -> Array:
+def _coefficients(logs: np.ndarray, weights: np.ndarray, known: Mapping[int, np.ndarray]) -> np.ndarray:
     """Log coefficients (g, k) that bring the sum of c_k exp(logs_k) (g, k, n) nearest to one."""
     tops = logs.max(axis=2)
     rows = np.exp(np.maximum(logs - tops[:, :, None], -600.0)) * np.sqrt(weights)

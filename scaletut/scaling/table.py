@@ -13,7 +13,6 @@ import numpy as np
 
 from scaletut.errors import ScaletutError
 
-Array = np.ndarray
 Cost = Literal["6ND", "measured"]
 NUMERIC = ("params", "examples", "unique_examples", "flops", "loss", "weight")
 GROUPING = ("seed", "group")
@@ -33,14 +32,14 @@ class RunTable:
     seed, group: labels (n,) of runs that share randomness. unit: "examples" or "tokens".
     """
 
-    loss: Array
-    params: Array | None = None
-    examples: Array | None = None
-    unique_examples: Array | None = None
-    flops: Array | None = None
-    weight: Array | None = None
-    seed: Array | None = None
-    group: Array | None = None
+    loss: np.ndarray
+    params: np.ndarray | None = None
+    examples: np.ndarray | None = None
+    unique_examples: np.ndarray | None = None
+    flops: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    seed: np.ndarray | None = None
+    group: np.ndarray | None = None
     unit: str = "examples"
 
     def __len__(self) -> int:
@@ -55,15 +54,15 @@ class RunTable:
             total.update(column.tobytes() if column.dtype.kind == "f" else "\0".join(column).encode())
         return total.hexdigest()
 
-    def columns(self) -> dict[str, Array]:
+    def columns(self) -> dict[str, np.ndarray]:
         """The columns that are present, by name."""
         return {name: getattr(self, name) for name in (*NUMERIC, *GROUPING) if getattr(self, name) is not None}
 
-    def take(self, rows: Array) -> RunTable:
+    def take(self, rows: np.ndarray) -> RunTable:
         """The rows of an index or mask, in a new table."""
         return replace(self, **{name: column[rows] for name, column in self.columns().items()})
 
-    def column(self, name: str) -> Array:
+    def column(self, name: str) -> np.ndarray:
         """A column by name. Raises TableError when the table has none."""
         found = getattr(self, name, None)
         if name not in (*NUMERIC, *GROUPING) or found is None:
@@ -71,7 +70,7 @@ class RunTable:
                 f"the table has no column {name!r} (it has {', '.join(self.columns())}); name the right one, "
                 "for example `--x flops` or `--column params=N`"
             )
-        return cast(Array, found)
+        return cast(np.ndarray, found)
 
     def drop_highest(self, count: int) -> RunTable:
         """The table without its `count` highest losses, order kept (ties at the edge leave together)."""
@@ -170,7 +169,7 @@ def _from_columns(columns: Mapping[str, Any], roles: dict[str, str]) -> RunTable
     return RunTable(unit=unit, **made)
 
 
-def _numbers(name: str, column: Any) -> Array:
+def _numbers(name: str, column: Any) -> np.ndarray:
     try:
         return np.array(column, dtype=np.float64)
     except (TypeError, ValueError):
@@ -187,7 +186,7 @@ def _is_number(cell: Any) -> bool:
     return True
 
 
-def _labels(column: Any) -> Array:
+def _labels(column: Any) -> np.ndarray:
     return np.array([str(cell) for cell in column])
 
 
@@ -223,7 +222,7 @@ def check(table: RunTable) -> None:
     _check_duplicates(table)
 
 
-def _check_positive(name: str, column: Array) -> None:
+def _check_positive(name: str, column: np.ndarray) -> None:
     allowed = column >= 0 if name == "weight" else column > 0
     bad = np.flatnonzero(~(np.isfinite(column) & allowed))
     if bad.size:

@@ -16,19 +16,17 @@ import numpy as np
 
 from scaletut.scaling.coordinates import Coordinates
 from scaletut.scaling.fitting import LARGEST_GRADIENT, Prepared, law_named, prepare, scaled_gradient, solve
-from scaletut.scaling.jets import Array
 from scaletut.scaling.newton import minimise
 from scaletut.scaling.table import RunTable, TableError, as_table
 
 NO_FLOOR = 1e-4  # of the lowest loss: a profile's smallest floor
 Noise = Literal["normal", "laplace", "student"]
-Quantity = Callable[[Array], Array]
 
 
 # --- bootstrap and standard errors ----------------------------------------------------
 
 
-def resamples(table: RunTable, draws: int, seed: int) -> Array:
+def resamples(table: RunTable, draws: int, seed: int) -> np.ndarray:
     """Integer weights (draws, n) of a pairs bootstrap (Efron 1979): whole groups where the table has them."""
     generator = np.random.default_rng(seed)
     groups = np.arange(len(table)) if table.group is None else np.unique(table.group, return_inverse=True)[1]
@@ -39,7 +37,7 @@ def resamples(table: RunTable, draws: int, seed: int) -> Array:
     return counts[:, groups]
 
 
-def bootstrap_samples(ready: Prepared, phi: Array, draws: int, seed: int) -> tuple[Array, int]:
+def bootstrap_samples(ready: Prepared, phi: np.ndarray, draws: int, seed: int) -> tuple[np.ndarray, int]:
     """Public parameters (draws - failed, p) of fits to resamples, and how many did not converge.
 
     phi: the fit (f,), from which each starts. Raises TableError where draws is below 2.
@@ -53,7 +51,7 @@ def bootstrap_samples(ready: Prepared, phi: Array, draws: int, seed: int) -> tup
     return ready.public(solution.phi[good]), int((~good).sum())
 
 
-def sandwich(ready: Prepared, phi: Array) -> Array:
+def sandwich(ready: Prepared, phi: np.ndarray) -> np.ndarray:
     """Standard errors (p,) of the public parameters: H^-1 (sum w^2 psi^2 J J') H^-1 (White 1982), then delta method."""
     problem = ready.problem
     jacobian, residuals = problem.jacobian(phi[None])[0], problem.residuals(phi[None])[0]
@@ -77,9 +75,9 @@ class Profile:
     """
 
     name: str
-    values: Array
-    objective: Array
-    ratio: Array
+    values: np.ndarray
+    objective: np.ndarray
+    ratio: np.ndarray
     level: float
     low: float
     high: float
@@ -90,9 +88,9 @@ class Region:
     """Ratio (m, k) over a grid of two pinned parameters; inside the joint region it is at most `limit`."""
 
     names: tuple[str, str]
-    first: Array
-    second: Array
-    ratio: Array
+    first: np.ndarray
+    second: np.ndarray
+    ratio: np.ndarray
     level: float
     limit: float
 
@@ -132,7 +130,7 @@ def profile_region(
     return Region(names, axes[0], axes[1], ratio, level, -2 * log(1 - level))
 
 
-def likelihood_ratio(ready: Prepared, objective: Array) -> Array:
+def likelihood_ratio(ready: Prepared, objective: np.ndarray) -> np.ndarray:
     """Twice the log likelihood ratio (m,) of objectives (m,) to the lowest, under errors with density ~ exp(-c huber).
 
     The scale c is the most likely one for each: for a squared loss this is n log(S / S_min), for an absolute loss
@@ -163,7 +161,7 @@ def log_likelihood(mean: float, delta: float) -> float:
     return value((left + right) / 2)
 
 
-def _fitted(table: Any, law: str, options: Mapping[str, Any]) -> tuple[Prepared, Array, Array, Array]:
+def _fitted(table: Any, law: str, options: Mapping[str, Any]) -> tuple[Prepared, np.ndarray, np.ndarray, np.ndarray]:
     ready = _ready(table, law, options)
     solution = solve(ready)
     phi = solution.phi[np.argmin(solution.objective)]
@@ -189,7 +187,7 @@ def _reach(error: float, centre: float) -> float:
     return error if error > 0 else 0.1 * abs(centre)
 
 
-def _spread(ready: Prepared, i: int, centre: float, reach: float, points: int) -> Array:
+def _spread(ready: Prepared, i: int, centre: float, reach: float, points: int) -> np.ndarray:
     """Values around the fit, geometric where a coefficient's distance would cross zero."""
     parameter = ready.law.parameters[i]
     if parameter.role == "floor":  # from nearly none to nearly the lowest loss, as far as the reach goes
@@ -204,8 +202,8 @@ def _spread(ready: Prepared, i: int, centre: float, reach: float, points: int) -
 
 
 def _pinned(
-    ready: Prepared, phi: Array, names: list[str], points: list[tuple[float, ...]], options: Mapping[str, Any]
-) -> Array:
+    ready: Prepared, phi: np.ndarray, names: list[str], points: list[tuple[float, ...]], options: Mapping[str, Any]
+) -> np.ndarray:
     """Lowest objective at each of the points, each started from the best fit's other parameters and its neighbour's."""
     kept = {name: options[name] for name in ("loss", "delta", "weights", "tied") if name in options}
     found, theta = [], ready.problem.constraint.theta(phi[None])
@@ -221,7 +219,7 @@ def _pinned(
     return np.array(found)
 
 
-def _crossing(values: Array, ratio: Array, limit: float, centre: float, side: int) -> float:
+def _crossing(values: np.ndarray, ratio: np.ndarray, limit: float, centre: float, side: int) -> float:
     """Where the ratio first exceeds the limit on one side of the fit, by linear interpolation; nan if it never does."""
     order = np.argsort(side * values)
     walk = [j for j in order if side * (values[j] - centre) >= 0]
@@ -243,18 +241,19 @@ class Influence:
     """
 
     base: float
-    labels: Array
-    without: Array
-    highest: Array
+    labels: np.ndarray
+    without: np.ndarray
+    highest: np.ndarray
 
     @property
-    def shifts(self) -> Array:
+    def shifts(self) -> np.ndarray:
         """without - base (m,)."""
         return self.without - self.base
 
 
 def influence(
-    table: Any, law: str, quantity: Quantity, *, by: str = "", highest: int = 0, **options: Any
+    table: Any, law: str, quantity: Callable[[np.ndarray], np.ndarray], *, by: str = "", highest: int = 0,
+    **options: Any,
 ) -> Influence:
     """What a quantity becomes without each run, or with `by` without each value of a column (a size, a budget).
 
@@ -293,8 +292,9 @@ class Coverage:
 
 
 def simulate(
-    law: str, parameters: Mapping[str, float], columns: Mapping[str, Array], *, noise: Noise, scale: float, seed: int
-) -> RunTable:
+    law: str, parameters: Mapping[str, float], columns: Mapping[str, np.ndarray], *, noise: Noise, scale: float,
+    seed: int,
+) -> RunTable:  # fmt: skip
     """A run table whose losses follow the law, times exp(noise of standard deviation `scale`).
 
     columns: of the law's variables (n,). noise: normal, laplace, or student (three degrees of freedom).
@@ -308,7 +308,7 @@ def simulate(
     return RunTable(loss=np.exp(clean + errors), **named)
 
 
-def _unit_noise(noise: Noise, size: int, generator: np.random.Generator) -> Array:
+def _unit_noise(noise: Noise, size: int, generator: np.random.Generator) -> np.ndarray:
     if noise == "normal":
         return generator.normal(size=size)
     if noise == "laplace":
@@ -319,7 +319,7 @@ def _unit_noise(noise: Noise, size: int, generator: np.random.Generator) -> Arra
 
 
 def coverage(
-    law: str, parameters: Mapping[str, float], columns: Mapping[str, Array], *, noise: Noise, scale: float,
+    law: str, parameters: Mapping[str, float], columns: Mapping[str, np.ndarray], *, noise: Noise, scale: float,
     tables: int = 200, draws: int = 400, level: float = 0.9, seed: int = 0, **options: Any,
 ) -> Coverage:  # fmt: skip
     """Simulate tables, fit and bootstrap each, and count how often the percentile interval holds the truth."""

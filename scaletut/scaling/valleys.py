@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 
 from scaletut.scaling.fitting import LEVEL, Interval
-from scaletut.scaling.jets import Array
 from scaletut.scaling.notes import Note
 from scaletut.scaling.table import RunTable, TableError, as_table
 
@@ -40,18 +39,18 @@ class Valley:
     """
 
     flops: float
-    params: Array
-    loss: Array
-    kept: Array
-    outlier: Array
+    params: np.ndarray
+    loss: np.ndarray
+    kept: np.ndarray
+    outlier: np.ndarray
     status: Status
     degree: int
     centre: float
-    curve: Array
+    curve: np.ndarray
     best_params: float
     best_loss: float
 
-    def predict(self, params: Array) -> Array:
+    def predict(self, params: np.ndarray) -> np.ndarray:
         """The curve's loss (n,), nats, at sizes (n,)."""
         return np.polyval(self.curve, np.log(params) - self.centre)
 
@@ -116,7 +115,7 @@ def isoflop(
     return IsoFlop(valleys, float(slope), float(1 - slope), float(np.exp(start)), intervals, tuple(notes))
 
 
-def _budgets(runs: RunTable) -> list[Array]:
+def _budgets(runs: RunTable) -> list[np.ndarray]:
     """Row numbers of each budget, cheapest first."""
     flops = np.log(runs.column("flops"))
     runs.column("params")
@@ -156,13 +155,13 @@ def _valley(runs: RunTable, wanted: int) -> Valley:
     )
 
 
-def _nearest(x: Array, usable: Array, centre: float) -> Array:
+def _nearest(x: np.ndarray, usable: np.ndarray, centre: float) -> np.ndarray:
     """Mask (n,) of the usable runs whose sizes are nearest to `centre`: far walls of a valley bend any polynomial."""
     distance = np.where(usable, np.abs(x - centre), np.inf)
     return usable & (distance <= np.sort(distance)[min(NEAREST, int(usable.sum())) - 1])
 
 
-def _lowest(curve: Array, x: Array) -> float:
+def _lowest(curve: np.ndarray, x: np.ndarray) -> float:
     """The polynomial's local minimum between the outermost runs; nan where it has none."""
     roots = np.roots(np.polyder(curve))
     real = np.sort(roots[np.abs(roots.imag) < 1e-9].real)
@@ -171,7 +170,7 @@ def _lowest(curve: Array, x: Array) -> float:
     return float(inside[0]) if inside.size else np.nan
 
 
-def _without_outlier(x: Array, loss: Array, degree: int) -> Array:
+def _without_outlier(x: np.ndarray, loss: np.ndarray, degree: int) -> np.ndarray:
     """Mask (n,) that drops the one run that the others' curve misses by far, if there is one and runs to spare."""
     kept = np.ones(len(x), dtype=bool)
     if len(x) < degree + 4:
@@ -188,7 +187,7 @@ def _without_outlier(x: Array, loss: Array, degree: int) -> Array:
     return kept
 
 
-def _draws(valleys: list[Valley], flops: Array, generator: np.random.Generator) -> Array:
+def _draws(valleys: list[Valley], flops: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Exponents of N (draws,) when each valley's residuals are resampled onto its curve."""
     best = np.empty((DRAWS, len(valleys)))
     for number, valley in enumerate(valleys):
