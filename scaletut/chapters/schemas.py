@@ -133,7 +133,31 @@ class Fitting(Chapter):
     seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
 
 
-CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType({"finetune": Finetune, "fitting": Fitting})
+class Spending(Chapter):
+    """Parameters of the chapter on spending a compute budget."""
+
+    title = "Spend a compute budget"
+    by_profile = types.MappingProxyType(
+        {
+            profile: {"table": table, "flops": 5.88e23, "served": 1e13, "scarcity": 0.1, "draws": draws}
+            for profile, table, draws in (
+                ("quick", "simulated", 300), ("laptop", "published", 1000), ("gpu", "published", 1000)
+            )
+        }
+    )  # fmt: skip
+
+    table: str = parameter("", "runs to plan from", values="published, simulated, or the path of a CSV")
+    download: bool = parameter(False, "fetch the published table when it is not here", values="True or False")
+    flops: float = parameter(0.0, "the budget", unit="FLOP", low=0.0, high=1e32)
+    served: float = parameter(0.0, "tokens served after training", unit="tokens", low=0.0, high=1e20)
+    scarcity: float = parameter(0.0, "distinct data, of what the plan asks for", unit="share", low=0.0, high=1.0)
+    draws: int = parameter(0, "bootstrap resamples", unit="resamples", low=0, high=100_000)
+    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
+
+
+CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
+    {"finetune": Finetune, "fitting": Fitting, "spending": Spending}
+)
 
 
 # --- validators that chapters share ------------------------------------------------

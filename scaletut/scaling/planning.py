@@ -147,7 +147,7 @@ def plan(
     """The N and D of lowest loss for a budget, with intervals from the fit's draws.
 
     flops: FLOP for training, and for inference too when `inference_tokens` T is given: 6 N D + 2 N T (the dual of
-    Sardana and Frankle 2023, who fix the loss). unique_examples: distinct ones there are; beyond them data repeats, at
+    Sardana et al. 2024, who fix the loss). unique_examples: distinct ones there are; beyond them data repeats, at
     the worth fitted by Muennighoff et al. 2023, or by this fit's own law. cost: "6ND", or "measured" in the table.
 
     Raises TableError for a budget that is not above 0, or a law that has no best size.

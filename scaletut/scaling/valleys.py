@@ -188,15 +188,17 @@ def _without_outlier(x: np.ndarray, loss: np.ndarray, degree: int) -> np.ndarray
 
 
 def _draws(valleys: list[Valley], flops: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Exponents of N (draws,) when each valley's residuals are resampled onto its curve."""
+    """Exponents of N (draws,) when residuals, pooled over the valleys, are resampled onto the curves."""
+    positions = [np.log(valley.params[valley.kept]) - valley.centre for valley in valleys]
+    curves = [np.polyval(valley.curve, x) for valley, x in zip(valleys, positions, strict=True)]
+    residuals = [valley.loss[valley.kept] / curve - 1 for valley, curve in zip(valleys, curves, strict=True)]
+    spare = sum(max(len(x) - valley.degree - 1, 0) for valley, x in zip(valleys, positions, strict=True))
+    pooled = np.concatenate(residuals)
+    pooled = pooled * np.sqrt(pooled.size / max(spare, 1))  # a curve takes up part of the noise
     best = np.empty((DRAWS, len(valleys)))
-    for number, valley in enumerate(valleys):
-        x = np.log(valley.params[valley.kept]) - valley.centre
-        curve = np.polyval(valley.curve, x)
-        wider = np.sqrt(len(x) / max(len(x) - valley.degree - 1, 1))
-        residuals = wider * (valley.loss[valley.kept] - curve)
+    for number, (valley, x, curve) in enumerate(zip(valleys, positions, curves, strict=True)):
         solve = np.linalg.pinv(np.vander(x, valley.degree + 1))
-        losses = curve + generator.choice(residuals, size=(DRAWS, len(x)))
+        losses = curve * (1 + generator.choice(pooled, size=(DRAWS, len(x))))
         lowest = np.array([_lowest(solve @ draw, x) for draw in losses])
         best[:, number] = np.where(np.isnan(lowest), np.log(valley.best_params) - valley.centre, lowest) + valley.centre
     centred = flops - flops.mean()

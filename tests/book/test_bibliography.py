@@ -35,8 +35,14 @@ WORKS = {
     "krizhevsky2009": ("Krizhevsky", 2009, "Learning Multiple Layers of Features from Tiny Images"),
     "loshchilov2019": ("Loshchilov", 2019, "Decoupled Weight Decay Regularization"),
     "michaud2023": ("Michaud", 2023, "The Quantization Model of Neural Scaling"),
+    "muennighoff2023": ("Muennighoff", 2023, "Scaling Data-Constrained Language Models"),
     "muller2019": ("Müller", 2019, "When Does Label Smoothing Help?"),
     "rosenfeld2020": ("Rosenfeld", 2020, "A Constructive Prediction of the Generalization Error Across Scales"),
+    "sardana2024": (
+        "Sardana",
+        2024,
+        "Beyond Chinchilla-Optimal: Accounting for Inference in Language Model Scaling Laws",
+    ),
     "smith2019": (
         "Smith",
         2019,
