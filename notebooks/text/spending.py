@@ -35,7 +35,7 @@
 # | profile | data | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | simulated runs | any processor | under a minute | see the receipt | none |
-# | `laptop` | 245 published runs | one processor core | [? min](#spending.run_minutes) | [? GB](#spending.run_peak_memory) | <span class="given">23 kB</span> |
+# | `laptop` | 245 published runs | one processor core | [0.191 min](#spending.run_minutes) | [0.191 GB](#spending.run_peak_memory) | <span class="given">23 kB</span> |
 # | `gpu` | the same | no GPU needed | as `laptop` | as `laptop` | <span class="given">23 kB</span> |
 #
 # A number with a dotted line under it leads to the run that produced it.
@@ -178,7 +178,7 @@ claims.check(
 # The loss is promised within a few percent, the ratio of examples to parameters only within a factor: the valley is flat, so its bottom is hard to find and matters little.
 #
 # > **Takeaway.**
-# > At the budget of this page the law advises [?](#spending.ratio) examples a parameter, and promises [?](#spending.loss).
+# > At the budget of this page the law advises [18](#spending.ratio) examples a parameter, and promises [1.97](#spending.loss).
 
 # %% [markdown]
 # ## How wrong may a plan be?
@@ -211,7 +211,7 @@ claims.check("A model of a quarter of the best size wastes more than a third.", 
 
 # %% [markdown]
 # > **Takeaway.**
-# > Half the best size wastes [? %](#spending.wasted_by_half) of the compute, twice the best [? %](#spending.wasted_by_double), a quarter of it [? %](#spending.wasted_by_quarter): a factor of two is forgiven, a factor of four is not.
+# > Half the best size wastes [15.6 %](#spending.wasted_by_half) of the compute, twice the best [15.7 %](#spending.wasted_by_double), a quarter of it [48.0 %](#spending.wasted_by_quarter): a factor of two is forgiven, a factor of four is not.
 
 # %% [markdown]
 # ## Valleys: a plan without a law
@@ -220,14 +220,14 @@ claims.check("A model of a quarter of the best size wastes more than a third.", 
 # The published runs do not lie on such lines, so these are made to order from the fitted law, with noise of <span class="given">0.3 %</span>.
 
 # %%
-def valley_runs(offset=0.0, budgets=6, sizes=9):
+def valley_runs(number=0, offset=0.0, budgets=6, sizes=9):
     """Runs at several budgets, around the best size of each, `offset` e-folds off."""
     flops = np.repeat(np.geomspace(1e19, 1e21, budgets), sizes)
     steps = np.tile(np.linspace(-1.8, 1.8, sizes), budgets) + offset
     params = scale * (flops / 6) ** exponent * np.exp(steps)
     columns = {"params": params, "examples": flops / 6 / params}
     made = scaling.simulate(
-        "additive", law.parameters, columns, noise="normal", scale=0.003, seed=p.seed
+        "additive", law.parameters, columns, noise="normal", scale=0.003, seed=p.seed + number
     )
     return {**columns, "flops": flops, "loss": made.loss}
 
@@ -258,14 +258,27 @@ except scaling.TableError as error:
     refused = str(error)
 print(refused[:110], "...")
 
+# %% [markdown]
+# The runs came from a law, so the true exponent is known; does the interval hold it?
+# One table cannot tell, so here are twenty, each with noise of its own.
+
+# %%
+tables = [scaling.isoflop(valley_runs(number)) for number in range(20)]
+intervals = [one.intervals["exponent_params"] for one in tables]
+held = sum(interval.low <= exponent <= interval.high for interval in intervals)
+keep("isoflop_held", held)
+print(f"{held} of 20 intervals of {ends.level:.0%} hold the law's exponent, {exponent:.3f}")
+
 # %%
 claims.check(
-    "The valleys' exponent agrees with that of the law that made the runs, within its interval.",
-    ends.low <= exponent <= ends.high,
+    "At least sixteen of twenty 95 % intervals of the valleys hold the exponent of the law that made the runs.",
+    held >= 16, margin=held - 16,
 )
 claims.check("Valleys with runs on one side only are refused.", "edge" in refused);
 
 # %% [markdown]
+# Of the twenty, [18](#spending.isoflop_held) hold it; one table alone may well miss, as an interval of <span class="given">95 %</span> is allowed to.
+#
 # ## A model that will be served
 #
 # A model that answers many questions is paid for twice: $6ND$ for training, and $2N$ for each token that it reads or writes.
@@ -286,7 +299,7 @@ claims.check("Serving makes the best model smaller, and its ratio of data larger
 
 # %% [markdown]
 # > **Takeaway.**
-# > With serving in the same budget the best model has [?×](#spending.served_size) the size, and sees [?](#spending.served_ratio) examples a parameter.
+# > With serving in the same budget the best model has [0.218×](#spending.served_size) the size, and sees [170](#spending.served_ratio) examples a parameter.
 
 # %% [markdown]
 # ## Data that runs out
@@ -313,7 +326,7 @@ claims.check("Repeated data is worse than as much fresh data.", scarce.loss > pl
 
 # %% [markdown]
 # > **Takeaway.**
-# > With <span class="given">a tenth</span> of the data, [?](#spending.passes) passes reach [?](#spending.scarce_loss), where one pass of a larger model reaches [?](#spending.one_pass_loss); the worth of repeats was fitted to other runs than these, and is not in any interval here.
+# > With <span class="given">a tenth</span> of the data, [14.6](#spending.passes) passes reach [2.00](#spending.scarce_loss), where one pass of a larger model reaches [2.03](#spending.one_pass_loss); the worth of repeats was fitted to other runs than these, and is not in any interval here.
 
 # %% [markdown]
 # ## The questions turned round
@@ -337,7 +350,7 @@ claims.check("Twice the data is worth more than a model a tenth larger.", worth.
 
 # %% [markdown]
 # > **Takeaway.**
-# > One percent less loss costs [?×](#spending.one_percent) the budget here; twice the data is worth a model of [?×](#spending.data_as_params) the size.
+# > One percent less loss costs [2.13×](#spending.one_percent) the budget here; twice the data is worth a model of [1.99×](#spending.data_as_params) the size.
 
 # %% [markdown]
 # ## At full scale
