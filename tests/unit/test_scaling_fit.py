@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from scaling_cases import MINIMUM, columns_for, epoch_runs, table_for
+from scaling_cases import MINIMUM, columns_for, epoch_runs, published, table_for
 
 from scaletut.scaling import Fit, RunTable, TableError, fit, simulate
 from scaletut.scaling.fitting import certify, prepare, solve
@@ -54,6 +55,24 @@ def test_other_protocols_on_epoch_runs(drop: int, options: dict, objective: floa
     found = fit(epoch_runs(), "additive", drop_highest=drop, **options)
     assert found.objective == pytest.approx(objective, rel=1e-9)
     assert found.parameters["alpha"] == pytest.approx(alpha, abs=1e-6)
+
+
+def test_gadres_five_run_law_is_reproduced() -> None:
+    """Their least squares on the raw loss is ours on log residuals with weights L^2, to first order."""
+    with published("gadre_c4.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in ("N", "D", "loss_c4_val")}
+    table = RunTable(loss=columns["loss_c4_val"], params=columns["N"], examples=columns["D"], unit="tokens")
+    names = [(row["model"], float(row["chinchilla_multiplier"])) for row in rows]
+    small = ("d=96_l=8_h=4", "d=512_l=8_h=4", "d=576_l=24_h=8", "d=1024_l=24_h=8")
+    used = [names.index(pair) for pair in [*((model, 1.0) for model in small), (small[0], 16.0)]]
+    five = table.take(np.array(used))
+    found = fit(five, "overtraining", loss="squared", weights=five.loss**2)
+    errors = 100 * np.abs(found.predict(table) / table.loss - 1)
+    for pair, theirs in ((("open_lm_1b", 1.0), 0.7795), (("open_lm_1b", 4.0), 1.4979), (("open_lm_7b", 1.0), 4.2952)):
+        assert errors[names.index(pair)] == pytest.approx(theirs, abs=0.007)
+    unseen = np.delete(errors, used)
+    assert [unseen.mean(), np.median(unseen), unseen.max()] == pytest.approx([2.079, 1.073, 14.29], abs=0.005)
 
 
 def test_random_starts_agree_on_a_simulated_table(noisy: RunTable) -> None:
