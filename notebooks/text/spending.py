@@ -35,7 +35,7 @@
 # | profile | data | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | simulated runs | any processor | under a minute | see the receipt | none |
-# | `laptop` | 245 published runs | one processor core | [0.191 min](#spending.run_minutes) | [0.191 GB](#spending.run_peak_memory) | <span class="given">23 kB</span> |
+# | `laptop` | 245 published runs | one processor core | [0.337 min](#spending.run_minutes) | [0.188 GB](#spending.run_peak_memory) | <span class="given">23 kB</span> |
 # | `gpu` | the same | no GPU needed | as `laptop` | as `laptop` | <span class="given">23 kB</span> |
 #
 # A number with a dotted line under it leads to the run that produced it.
@@ -194,6 +194,7 @@ figure, axes = figures.panels(1, 1, height=3.0)
 axes.plot(factors, 100 * miss.wasted, marker="o", color=figures.PALETTE[0])
 axes.set(xscale="log", xlabel="model size, times the best", ylabel="compute wasted (%)")
 axes.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+axes.set_xticks([], minor=True)
 plt.show()
 
 # %%
@@ -242,6 +243,8 @@ figure, axes = figures.panels(1, 1)
 for number, valley in enumerate(found.valleys):
     colour = figures.PALETTE[number]
     axes.plot(valley.params, valley.loss, ".", color=colour)
+    near = np.sort(valley.params[valley.kept])
+    axes.plot(near, valley.predict(near), color=colour, linewidth=1)
     axes.plot(valley.best_params, valley.best_loss, "D", color=colour, label=f"{valley.flops:.0e}")
 axes.set(xscale="log", xlabel="parameters", ylabel="loss (nats)")
 axes.legend(title="FLOP", fontsize="small", ncols=2)
