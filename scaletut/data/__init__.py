@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scaletut.data.cifar10n import human_labels
 from scaletut.data.imageset import ImageSet, TrainTest, Truth
 from scaletut.data.sources import load
 from scaletut.data.zipf import ZipfLaw
@@ -11,7 +12,18 @@ from scaletut.data.zipf import ZipfLaw
 if TYPE_CHECKING:
     from scaletut.data.batches import Augment, Batches, channel_statistics, to_tensor
 
-__all__ = ["Augment", "Batches", "ImageSet", "TrainTest", "Truth", "ZipfLaw", "channel_statistics", "load", "to_tensor"]
+__all__ = [
+    "Augment",
+    "Batches",
+    "ImageSet",
+    "TrainTest",
+    "Truth",
+    "ZipfLaw",
+    "channel_statistics",
+    "human_labels",
+    "load",
+    "to_tensor",
+]
 
 
 def __getattr__(name: str) -> Any:
