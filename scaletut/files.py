@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ def sha256_file(path: Path | str) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def digest_files(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Hexadecimal sha256 of each of the `files` in `folder`, by its path there, in the order of their names."""
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(files)}
 
 
 def canonical_json(value: Any) -> str:

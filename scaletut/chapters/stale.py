@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scaletut.errors import ScaletutError
-from scaletut.files import atomic_write, digest_json, sha256_file
+from scaletut.files import atomic_write, digest_files, digest_json, sha256_file
 
 _PACKAGES = ("torch", "torchvision", "numpy")
 
@@ -68,16 +68,16 @@ def data_digest(source: str) -> str:
     if source.startswith("folder:"):
         folder = Path(source.partition(":")[2]).expanduser()
         files = [path for path in folder.rglob("*") if path.is_file()]
-        return digest_json([source, _digests(folder, files)])
+        return digest_json([source, digest_files(folder, files)])
     if source == "cifar10":
-        return digest_json([source, *(_digests(folder, _cifar_files(folder)) for folder in _data_folders())])
+        return digest_json([source, *(digest_files(folder, _cifar_files(folder)) for folder in _data_folders())])
     return digest_json([source])
 
 
 def results_digest(folder: Path) -> str:
     """A digest of the recorded runs that a chapter may quote; those in `quick` serve the receipt alone."""
     records = [path for path in folder.rglob("*.json") if path.relative_to(folder).parts[0] != "quick"]
-    return digest_json(_digests(folder, records))
+    return digest_json(digest_files(folder, records))
 
 
 def _data_folders() -> tuple[Path, ...]:
@@ -92,10 +92,6 @@ def _cifar_files(folder: Path) -> list[Path]:
 
     found = [folder / NPZ, *(folder / FOLDER).glob("*")]
     return [path for path in found if path.is_file()]
-
-
-def _digests(folder: Path, files: list[Path]) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(files)}
 
 
 def _versions() -> dict[str, str]:
@@ -152,4 +148,4 @@ def site_digest(root: Path | str) -> str:
     root = Path(root)
     paths = [path for name in _SITE_INPUTS for path in [root / name, *(root / name).rglob("*")]]
     files = [path for path in paths if path.is_file() and not set(path.parts) & set(_NOT_INPUT)]
-    return digest_json(_digests(root, files))
+    return digest_json(digest_files(root, files))

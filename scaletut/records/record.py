@@ -26,7 +26,7 @@ from typing import Any
 
 from scaletut import __version__
 from scaletut.errors import RecordError
-from scaletut.files import atomic_write, digest_json, sha256_bytes
+from scaletut.files import atomic_write, digest_files, digest_json
 
 FORMAT = 1
 LARGEST = 1e100  # beyond any measurement; a number above it comes from a run that diverged
@@ -325,8 +325,7 @@ def code_version() -> dict[str, str]:
 def library_digest() -> str:
     """Hexadecimal sha256 over the names and contents of the library's Python files."""
     package = Path(__file__).resolve().parents[1]
-    files = sorted(package.rglob("*.py"))
-    return digest_json({p.relative_to(package).as_posix(): sha256_bytes(p.read_bytes()) for p in files})
+    return digest_json(digest_files(package, package.rglob("*.py")))
 
 
 _LIBRARY_AS_LOADED = library_digest()

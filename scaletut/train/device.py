@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from scaletut.errors import ParameterError
+from scaletut.records import peak_memory
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -96,9 +96,4 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory in bytes: of the allocator on CUDA, of the whole process elsewhere (0 where unknown)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB, macOS bytes
+    return peak_memory() or 0
