@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 class Truth:
     """What is known about each image of a set; a field is None where nothing is known.
 
-    All arrays have one entry an image, so that they can follow it through `ImageSet.take`:
+    All arrays have one entry (of `original_size`: one row) an image, so that they can follow it through `ImageSet.take`:
 
     * `pattern` int64: the sub-pattern that the image shows;
     * `clean_labels` int64: the right label, where the given one may be wrong;
     * `duplicate_of`, `near_duplicate_of` int64: the row of the image that it copies, -1 for an original
       (also -1 when that image was left out of the set);
     * `near_duplicate_kind` str: how the near-duplicate was made, "" for an original;
-    * `blurred` bool: the image was blurred;
-    * `lossy` bool: the pixels were decoded from a lossy format and are not the published ones.
+    * `blurred`, `blank`, `dark`, `bright`, `noisy` bool: the image was spoilt in this way;
+    * `lossy` bool: the pixels were decoded from a lossy format and are not the published ones;
+    * `file` str: the file that the image was read from;
+    * `original_size` int64 (n, 2): width and height of that file in pixels.
 
     `law` is the closed form behind a generated set, `skipped` the files that could not be read, each with the reason.
     """
@@ -39,7 +41,13 @@ class Truth:
     near_duplicate_of: np.ndarray | None = None
     near_duplicate_kind: np.ndarray | None = None
     blurred: np.ndarray | None = None
+    blank: np.ndarray | None = None
+    dark: np.ndarray | None = None
+    bright: np.ndarray | None = None
+    noisy: np.ndarray | None = None
     lossy: np.ndarray | None = None
+    file: np.ndarray | None = None
+    original_size: np.ndarray | None = None
     law: ZipfLaw | None = None
     skipped: tuple[tuple[str, str], ...] = ()
 

@@ -26,6 +26,10 @@ GAIN = 0.2  # each colour channel of an image is multiplied by 1 - GAIN to 1 + G
 PIXEL_NOISE = 12.0  # standard deviation, grey levels
 BLOCK = 256  # images made at a time: their float32 working copies stay near the cache
 NEAR_DUPLICATE_KINDS = ("shift", "recolour", "mirror", "rescale", "jpeg")
+QUALITY_FAULTS = ("blurred", "blank", "dark", "bright", "noisy")
+BLANK_NOISE = 2.0  # standard deviation, grey levels
+DARK_STOPS, BRIGHT_STOPS = (2.0, 3.0), (1.5, 2.5)  # a stop is a factor of 2
+NOISE_GAIN = (3.0, 5.0)  # times PIXEL_NOISE
 
 Vote = Literal["majority", "first"]
 Part = Literal["train", "test"]
@@ -163,7 +167,10 @@ class Faults:
 
     * `duplicates`: exact copies of other images, pixels and label;
     * `near_duplicates`: copies that were shifted, recoloured, mirrored, rescaled or JPEG-compressed, in turn;
-    * `blurred`: smoothed until the pixel noise is gone.
+    * `blurred`: smoothed until the pixel noise is gone;
+    * `blank`: one colour, with the faint noise of a covered lens;
+    * `dark`, `bright`: exposed two to three stops too short, or one and a half to two and a half too long;
+    * `noisy`: overlaid with three to five times the usual pixel noise.
 
     No image is changed twice and no copy has a changed original. Label noise belongs to the law, not here.
     """
@@ -171,6 +178,10 @@ class Faults:
     duplicates: float = 0
     near_duplicates: float = 0
     blurred: float = 0
+    blank: float = 0
+    dark: float = 0
+    bright: float = 0
+    noisy: float = 0
 
     def counts(self, n: int) -> list[int]:
         """Images of each kind in a set of `n`, in the order of the fields."""
@@ -288,11 +299,12 @@ def _draw(law: ZipfLaw, canvas: np.ndarray, n: int, seed: int, part: Part) -> Im
 
 def _plant(data: ImageSet, faults: Faults, seed: int) -> ImageSet:
     """`data` with the faults in it, each listed in `truth`."""
-    exact, near, blurred = faults.counts(len(data))
-    if not exact + near + blurred:
+    exact, near, *spoilt = faults.counts(len(data))
+    if not exact + near + sum(spoilt):
         return data
     order = _stream(seed, "train", "faults").permutation(len(data))
-    copies, blurs, originals = np.split(order[: 2 * (exact + near) + blurred], [exact + near, exact + near + blurred])
+    ends = np.cumsum([exact + near, spoilt[0], exact + near, *spoilt[1:]])
+    copies, blurs, originals, *others = np.split(order[: ends[-1]], ends[:-1])
     source = np.arange(len(data))
     source[copies] = originals
     images = data.images[source]
@@ -304,7 +316,9 @@ def _plant(data: ImageSet, faults: Faults, seed: int) -> ImageSet:
     for number, row in enumerate(copies[exact:]):
         kind[row] = NEAR_DUPLICATE_KINDS[number % len(NEAR_DUPLICATE_KINDS)]
         images[row] = _altered(images[row], kind[row], draw)
-    images[blurs] = _blurred(images[blurs])
+    poor = dict(zip(QUALITY_FAULTS, (blurs, *others), strict=True))
+    for fault, rows in poor.items():
+        images[rows] = _spoilt(images[rows], fault, _stream(seed, "train", fault))
     truth = replace(
         data.truth,
         pattern=data.truth.pattern[source],
@@ -312,7 +326,7 @@ def _plant(data: ImageSet, faults: Faults, seed: int) -> ImageSet:
         duplicate_of=duplicate_of,
         near_duplicate_of=near_duplicate_of,
         near_duplicate_kind=kind,
-        blurred=np.isin(np.arange(len(data)), blurs),
+        **{fault: np.isin(np.arange(len(data)), rows) for fault, rows in poor.items()},
     )
     return replace(data, images=images, labels=data.labels[source], truth=truth)
 
@@ -336,6 +350,22 @@ def _altered(image: np.ndarray, kind: str, draw: np.random.Generator) -> np.ndar
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=60)
     return np.asarray(Image.open(file))
+
+
+def _spoilt(images: np.ndarray, fault: str, draw: np.random.Generator) -> np.ndarray:
+    """Images of poor quality made of good ones, uint8 (n, h, w, 3) both."""
+    each = (len(images), 1, 1, 1)
+    if fault == "blurred":
+        return _blurred(images)
+    if fault == "blank":
+        result = draw.uniform(20, 235, (len(images), 1, 1, 3)) + draw.normal(0, BLANK_NOISE, images.shape)
+    elif fault == "dark":
+        result = images * 2 ** -draw.uniform(*DARK_STOPS, each)
+    elif fault == "bright":
+        result = images * 2 ** draw.uniform(*BRIGHT_STOPS, each)
+    else:
+        result = images + draw.normal(0, 1, images.shape) * PIXEL_NOISE * draw.uniform(*NOISE_GAIN, each)
+    return np.clip(np.rint(result), 0, 255).astype(np.uint8)
 
 
 def _blurred(images: np.ndarray) -> np.ndarray:
