@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from scaletut.data.imageset import ImageSet
 from scaletut.errors import ParameterError
@@ -24,18 +25,34 @@ class Augment:
     * `crop`: pad by so many pixels on each side (reflected) and cut a window of the old size at a random place;
     * `flip`: mirror left to right; "random" tosses a coin for each image and epoch, "alternate" tosses it once and
       mirrors every second epoch after, so that two epochs in a row show both views (Jordan 2024, arXiv:2404.00498);
-    * `cutout`: side in pixels of a square at a random place that is set to the mean (DeVries and Taylor 2017).
+    * `rotation`: turn about the centre by an angle drawn from -`rotation` to `rotation` degrees, bilinear, with what
+      lies outside reflected;
+    * `zoom`: enlarge about the centre by a factor drawn from 1 - `zoom` to 1 + `zoom`, in the same interpolation;
+    * `cutout`: side in pixels of a square at a random place that is set to the mean (DeVries and Taylor 2017);
+    * `mixup`: mix each image, and its label, with its neighbour in the batch, by a share from Beta(`mixup`, `mixup`)
+      (Zhang et al. 2018, arXiv:1710.09412); 0 leaves them alone.
+
+    They follow one another in this order. Raises `ParameterError` for a value out of range.
     """
 
     crop: int = 0
     flip: Literal["none", "random", "alternate"] = "none"
     cutout: int = 0
+    rotation: float = 0.0
+    zoom: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         if self.flip not in ("none", "random", "alternate"):
             raise ParameterError(f"unknown flip {self.flip!r}; use none, random or alternate")
         if self.crop < 0 or self.cutout < 0:
             raise ParameterError(f"crop={self.crop} and cutout={self.cutout} are pixels; use 0 or more")
+        if not 0 <= self.rotation <= 180:
+            raise ParameterError(f"rotation={self.rotation} is an angle to either side; use 0 to 180 degrees")
+        if not 0 <= self.zoom < 1:
+            raise ParameterError(f"zoom={self.zoom} is a share of the size; use 0 to below 1")
+        if not 0 <= self.mixup < math.inf:
+            raise ParameterError(f"mixup={self.mixup} is the parameter of a Beta distribution; use 0, or about 0.2")
 
 
 class Batches:
@@ -80,6 +97,7 @@ class Batches:
         padded = np.pad(data.images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
         self._padded = torch.from_numpy(padded).to(self.device)
         self._labels = torch.tensor(data.labels, device=self.device)
+        self._classes = data.num_classes
         self._normalise = _Normalise(mean, std, self.height * self.width, self.device, dtype)
 
     def __len__(self) -> int:
@@ -89,6 +107,7 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches `start`, `start` + 1, … of an epoch: images `dtype` (b, 3, h, w), labels int64 (b,).
 
+        With mix-up the labels are shares of the classes, float32 (b, classes).
         Raises `ParameterError` when `start` is beyond the epoch's end; at its end there is nothing to give.
         """
         if not 0 <= start <= len(self):
@@ -100,11 +119,15 @@ class Batches:
             images = cut(self._padded, rows, plan.top[at], plan.left[at], self.height, self.width)
             if plan.mirror is not None:
                 _mirror(images, plan.mirror[at])
-            result = self._normalise(images)
+            result, labels = self._normalise(images), self._labels[rows]
+            if plan.warp is not None:
+                result = self._warped(result, plan.warp[at])
             if plan.hole is not None:
                 result.masked_fill_(self._inside(plan.hole[at])[..., None], 0)
+            if plan.share is not None:
+                result, labels = mixed(result, F.one_hot(labels, self._classes).float(), plan.share[at])
             result = result.permute(0, 3, 1, 2)
-            yield result if self.channels_last else result.contiguous(), self._labels[rows]
+            yield result if self.channels_last else result.contiguous(), labels
 
     def _plan(self, epoch: int) -> _Plan:
         """All random choices of an epoch, drawn by numpy on the CPU so that every device makes the same ones."""
@@ -112,7 +135,7 @@ class Batches:
         draw = np.random.default_rng([self.seed, epoch, 0])
         rows = draw.permutation(n)
         top, left = draw.integers(0, 2 * crop + 1, (2, n))
-        mirror = hole = None
+        mirror = hole = warp = share = None
         if self.augment.flip == "random":
             mirror = draw.random(n) < 0.5
         elif self.augment.flip == "alternate":
@@ -121,8 +144,23 @@ class Batches:
             mirror = first[rows] ^ (epoch % 2 == 1)
         if self.augment.cutout:
             hole = draw.integers(0, (self.height, self.width), (n, 2)) - self.augment.cutout // 2
-        drawn = (rows, top, left, mirror, hole)
+        if self.augment.rotation or self.augment.zoom:  # new choices come last: older ones keep their numbers
+            angle, factor = draw.uniform(-1, 1, (2, n)) * [[math.radians(self.augment.rotation)], [self.augment.zoom]]
+            warp = np.stack([np.cos(angle), np.sin(angle)], axis=1) / (1 + factor)[:, None]
+        if self.augment.mixup:
+            share = draw.beta(self.augment.mixup, self.augment.mixup, n).astype(np.float32)
+        drawn = (rows, top, left, mirror, hole, warp, share)
         return _Plan(*(None if one is None else torch.from_numpy(one).to(self.device) for one in drawn))
+
+    def _warped(self, images: Tensor, warp: Tensor) -> Tensor:
+        """Turned and enlarged about the centre, (b, h, w, 3) both; `warp` (b, 2) is (cos, sin) over the factor."""
+        cos, sin = warp.float().unbind(1)
+        none, aspect = torch.zeros_like(cos), self.height / self.width  # the grid measures both sides from -1 to 1
+        matrix = torch.stack([cos, -sin * aspect, none, sin / aspect, cos, none], 1).view(-1, 2, 3)
+        grid = F.affine_grid(matrix, (len(images), 3, self.height, self.width), align_corners=False)
+        planes = images.permute(0, 3, 1, 2).float()
+        planes = F.grid_sample(planes, grid, "bilinear", "reflection", align_corners=False)
+        return planes.to(images.dtype).permute(0, 2, 3, 1).contiguous()
 
     def _inside(self, hole: Tensor) -> Tensor:
         """Whether a pixel is in its image's square, bool (b, h, w), given the square's corner (b, 2)."""
@@ -142,6 +180,8 @@ class _Plan:
     left: Tensor
     mirror: Tensor | None  # bool (n,)
     hole: Tensor | None  # int64 (n, 2), corner of the cut-out square, may lie outside
+    warp: Tensor | None  # float64 (n, 2), cosine and sine of the angle over the factor of enlargement
+    share: Tensor | None  # float32 (n,), what an image keeps of itself in mix-up
 
 
 def cut(
@@ -172,6 +212,19 @@ def _mirror(images: Tensor, chosen: Tensor) -> None:
     else:
         rows = chosen.nonzero()[:, 0]
         images[rows] = images[rows].flip(2)
+
+
+def mixed(images: Tensor, targets: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix-up of a batch: each image and its target keep `share` (b,) and take the rest from the one before.
+
+    images: (b, …). targets: float (b, classes). The order of a batch is random, so neighbours are random pairs.
+    Source: Zhang et al. 2018, section 2.
+    """
+
+    def blend(one: Tensor) -> Tensor:
+        return torch.lerp(one.roll(1, 0), one, share.to(one.dtype).view(-1, *[1] * (one.ndim - 1)))
+
+    return blend(images), blend(targets)
 
 
 class _Normalise:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from scaletut.data import Augment, Batches, ImageSet, channel_statistics, to_tensor
+from scaletut.data import Batches, ImageSet, channel_statistics, to_tensor
 from scaletut.files import digest_json
 from scaletut.train.checkpoint import load_checkpoint, save_checkpoint
 from scaletut.train.device import Execution, execution, peak_memory_bytes, synchronise
@@ -218,7 +218,7 @@ class _Run:
         self.batches = Batches(
             train,
             batch_size=recipe.batch_size,
-            augment=Augment(crop=recipe.crop, flip=recipe.flip, cutout=recipe.cutout),
+            augment=recipe.augment,
             mean=self.normalisation[0],
             std=self.normalisation[1],
             seed=seed,
@@ -264,7 +264,8 @@ class _Run:
                 optimizer.step()
         self.model.zero_grad(set_to_none=True)
         with torch.no_grad():
-            correct = (logits.argmax(1) == labels).sum()
+            likeliest = labels if labels.ndim == 1 else labels.argmax(1)  # mix-up hands out shares of the classes
+            correct = (logits.argmax(1) == likeliest).sum()
             self.totals += torch.stack([loss * len(labels), correct, torch.full_like(loss, len(labels))])
         self.step += 1
         self.images += len(labels)

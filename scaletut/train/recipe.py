@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from scaletut.errors import ParameterError
+
+if TYPE_CHECKING:
+    from scaletut.data import Augment
 
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Schedule = Literal["one_cycle", "cosine", "constant"]
@@ -33,6 +36,9 @@ class Recipe:
         crop: pixels of reflecting padding for random crops; 0 for none.
         flip: horizontal flips, `alternate` shows each image in both orientations in every two epochs (Jordan 2024).
         cutout: side of a random blank square in pixels; 0 for none.
+        rotation: largest random turn to either side in degrees; 0 for none.
+        zoom: largest random change of size, as a share; 0 for none.
+        mixup: parameter of the Beta distribution that images and labels are mixed by (Zhang et al. 2018); 0 for none.
         averaging: share of the run's steps over which the weights are averaged (exponential window that ends at the
             last step); 0 for none.
         precision: `auto` takes bf16 where the hardware computes it.
@@ -60,6 +66,9 @@ class Recipe:
     channels_last: bool = True
     patience: int = 0
     normalise_filters: bool = False
+    rotation: float = 0.0
+    zoom: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         positive = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr")}
@@ -73,6 +82,15 @@ class Recipe:
         if self.normalise_filters and self.optimizer != "muon":
             raise ParameterError("Recipe.normalise_filters goes with optimizer='muon' alone")
 
+    @property
+    def augment(self) -> Augment:
+        """What is done at random to a training image."""
+        from scaletut.data import Augment  # here, because it imports torch
+
+        return Augment(self.crop, self.flip, self.cutout, self.rotation, self.zoom, self.mixup)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for records and digests."""
-        return asdict(self)
+        values = asdict(self)
+        # Left out when off: the digests and records of recipes from before these existed stay what they were.
+        return {name: value for name, value in values.items() if value or name not in ("rotation", "zoom", "mixup")}
