@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Truth:
     """What is known about each image of a set; a field is None where nothing is known.
 
-    All arrays have one entry (of `original_size`: one row) an image, so that they can follow it through `ImageSet.take`:
+    All arrays have one entry (`original_size`: one row) an image, and so follow it through `ImageSet.take`:
 
     * `pattern` int64: the sub-pattern that the image shows;
     * `clean_labels` int64: the right label, where the given one may be wrong;

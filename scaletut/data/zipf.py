@@ -28,7 +28,7 @@ BLOCK = 256  # images made at a time: their float32 working copies stay near the
 NEAR_DUPLICATE_KINDS = ("shift", "recolour", "mirror", "rescale", "jpeg")
 QUALITY_FAULTS = ("blurred", "blank", "dark", "bright", "noisy")
 BLANK_NOISE = 2.0  # standard deviation, grey levels
-DARK_STOPS, BRIGHT_STOPS = (2.0, 3.0), (1.5, 2.5)  # a stop is a factor of 2
+EXPOSURE_STOPS = (2.0, 3.0)  # a stop is a factor of 2
 NOISE_GAIN = (3.0, 5.0)  # times PIXEL_NOISE
 
 Vote = Literal["majority", "first"]
@@ -169,7 +169,7 @@ class Faults:
     * `near_duplicates`: copies that were shifted, recoloured, mirrored, rescaled or JPEG-compressed, in turn;
     * `blurred`: smoothed until the pixel noise is gone;
     * `blank`: one colour, with the faint noise of a covered lens;
-    * `dark`, `bright`: exposed two to three stops too short, or one and a half to two and a half too long;
+    * `dark`, `bright`: exposed two to three stops too short, or too long;
     * `noisy`: overlaid with three to five times the usual pixel noise.
 
     No image is changed twice and no copy has a changed original. Label noise belongs to the law, not here.
@@ -360,9 +360,9 @@ def _spoilt(images: np.ndarray, fault: str, draw: np.random.Generator) -> np.nda
     if fault == "blank":
         result = draw.uniform(20, 235, (len(images), 1, 1, 3)) + draw.normal(0, BLANK_NOISE, images.shape)
     elif fault == "dark":
-        result = images * 2 ** -draw.uniform(*DARK_STOPS, each)
+        result = images * 2 ** -draw.uniform(*EXPOSURE_STOPS, each)
     elif fault == "bright":
-        result = images * 2 ** draw.uniform(*BRIGHT_STOPS, each)
+        result = images * 2 ** draw.uniform(*EXPOSURE_STOPS, each)
     else:
         result = images + draw.normal(0, 1, images.shape) * PIXEL_NOISE * draw.uniform(*NOISE_GAIN, each)
     return np.clip(np.rint(result), 0, 255).astype(np.uint8)

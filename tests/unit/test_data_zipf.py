@@ -255,7 +255,7 @@ def test_sizes_refused(sizes):
 def test_options_are_read():
     law, faults = parse(" a = 0.25, patterns=100 ,noise=0.1,classes=equal,duplicates=0.01,blurred=7")
     assert law == ZipfLaw(a=0.25, patterns=100, noise=0.1, classes="equal")
-    assert faults.counts(1000) == [10, 0, 7]
+    assert faults.counts(1000) == [10, 0, 7, 0, 0, 0, 0]
 
 
 def test_twenty_thousand_images_in_two_seconds():
