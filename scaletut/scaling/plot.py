@@ -1,7 +1,10 @@
-"""Pictures of a fit: the law over the runs, a profile, influence, isoFLOP valleys. matplotlib is imported on call."""
+"""Pictures of a fit: the law over the runs, a profile, influence, isoFLOP valleys, a budget. matplotlib is
+imported on call.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +12,7 @@ import numpy as np
 from scaletut import figures
 from scaletut.scaling.fitting import Fit
 from scaletut.scaling.laws import LAWS
+from scaletut.scaling.planning import TRAIN, Plan, plan
 from scaletut.scaling.table import RunTable, as_table
 from scaletut.scaling.uncertainty import Influence, Profile
 from scaletut.scaling.valleys import IsoFlop
@@ -105,3 +109,53 @@ def plot_isoflop(found: IsoFlop) -> Figure:
     title = f"N* grows as C^{found.exponent_params:.3f}"
     axes.set(xscale="log", xlabel="parameters", ylabel="loss (nats)", title=title)
     return figure
+
+
+def plot_budget(fit: Fit, flops: float, table: Any, **reading: Any) -> Figure:
+    """Where a budget is spent best: the loss over N and D with the budget line, and the frontier over the runs.
+
+    flops: the budget, FLOP at 6 N D. Bands and the thick part of the line are the fit's intervals, where it has draws.
+    Raises TableError for a law that has no best size.
+    """
+    runs = as_table(table, **reading)
+    budgets = np.geomspace(min(TRAIN * (runs.column("params") * runs.column("examples")).min(), flops), 10 * flops, 13)
+    plans = [plan(fit, float(one)) for one in [flops, *budgets]]
+    figure, (left, right) = figures.panels(1, 2, height=3.8)
+    _surface(left, fit, runs, plans[0], plans[1:])
+    _frontier(right, runs, plans[0], plans[1:])
+    return figure
+
+
+def _surface(axes: Axes, fit: Fit, runs: RunTable, best: Plan, frontier: Sequence[Plan]) -> None:
+    params, examples = (np.array([getattr(one, name) for one in frontier]) for name in ("params", "examples"))
+    n = np.geomspace(min(params.min(), runs.column("params").min()) / 2, 2 * params.max(), FINE)
+    d = np.geomspace(min(examples.min(), runs.column("examples").min()) / 2, 2 * examples.max(), FINE)
+    across, up = np.meshgrid(n, d)
+    loss = fit.predict({"params": across.ravel(), "examples": up.ravel()}).reshape(across.shape)
+    levels = sorted({round(one.loss, 2) for one in frontier[::2]})
+    lines = axes.contour(across, up, loss, levels=levels, colors=figures.PALETTE[0], linewidths=0.8)
+    axes.clabel(lines, fmt="%.2f", fontsize=8)
+    axes.plot(runs.params, runs.examples, ".", color=figures.QUIET, markersize=2)
+    axes.plot(params, examples, "--", color=figures.PALETTE[2], linewidth=1.2)
+    axes.plot(n, best.flops / TRAIN / n, color=figures.PALETTE[1], linewidth=1.5, label=f"{best.flops:.3g} FLOP")
+    if best.intervals:
+        ends = np.array([best.intervals["params"].low, best.intervals["params"].high])
+        axes.plot(ends, best.flops / TRAIN / ends, color=figures.PALETTE[2], linewidth=6, alpha=0.5, label="95 %")
+    axes.plot(best.params, best.examples, "D", color=figures.PALETTE[2])
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="examples", xlim=(n[0], n[-1]), ylim=(d[0], d[-1]))
+    axes.legend(fontsize="small", loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
+
+
+def _frontier(axes: Axes, runs: RunTable, best: Plan, frontier: Sequence[Plan]) -> None:
+    flops = np.array([one.flops for one in frontier])
+    spent = TRAIN * runs.column("params") * runs.column("examples")
+    axes.plot(spent, runs.loss, ".", color=figures.QUIET, markersize=3, label="runs")
+    axes.plot(flops, [one.loss for one in frontier], color=figures.PALETTE[2], label="best at each budget")
+    if best.intervals:
+        low, high = np.array([(one.intervals["loss"].low, one.intervals["loss"].high) for one in frontier]).T
+        axes.fill_between(flops, low, high, color=figures.PALETTE[2], alpha=0.2, linewidth=0, label="95 %")
+    axes.plot(best.flops, best.loss, "D", color=figures.PALETTE[2])
+    axes.set(xscale="log", yscale="log", xlabel="6 N D (FLOP)", ylabel="loss (nats)")
+    for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatter("{x:.2g}")
+    axes.legend(fontsize="small")
