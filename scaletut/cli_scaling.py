@@ -12,7 +12,7 @@ from typing import Any
 
 from scaletut.errors import ParameterError
 from scaletut.files import atomic_write
-from scaletut.scaling.choose import backtest, extrapolate
+from scaletut.scaling.choose import backtest
 from scaletut.scaling.fitting import Fit, fit
 from scaletut.scaling.laws import LAWS
 from scaletut.scaling.notes import Note
@@ -30,7 +30,7 @@ def run_fit(options: argparse.Namespace) -> int:
         tied=_ties(options.tie), bootstrap=options.bootstrap, seed=options.seed, x=_role(options.x),
         drop_highest=options.drop_highest,
     )  # fmt: skip
-    predictions = _predictions(found, table, options) if options.predict else []
+    predictions = _predictions(found, options) if options.predict else []
     if options.plot:
         _plot(found, table.drop_highest(options.drop_highest), options.plot)
     if not _write_json(found.to_dict() | {"predictions": predictions}, options.json):
@@ -192,21 +192,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _predictions(found: Fit, table: RunTable, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Loss at the rows of another table; with law auto in one variable, the vote of several laws (`extrapolate`)."""
+def _predictions(found: Fit, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Loss at the rows of another table, with the band of a new run's loss there."""
     at = _inputs(found, options)
-    voted = options.law == "auto" and LAWS[found.law].variables == ("x",) and not options.fix and not options.tie
-    if voted:
-        vote = extrapolate(table.drop_highest(options.drop_highest), at["x"], x=found.x, seed=options.seed)
-        loss, low, high = vote.loss, vote.low, vote.high
-    else:
-        loss = found.predict(at)
-        low, high = found.interval(at, noise=True) if found.samples is not None else (None, None)
+    known = found.samples is not None or found.forecast is not None
+    loss = found.predict(at)
+    low, high = found.interval(at, noise=True) if known else (None, None)
+    by = found.law if found.forecast is None else "forecast"
     rows = []
     for i in range(len(loss)):
         inputs = {found.x if name == "x" else name: float(values[i]) for name, values in at.items()}
         ends = {"low": _number(low, i), "high": _number(high, i)}
-        rows.append({"inputs": inputs, "loss": float(loss[i]), **ends, "by": "vote" if voted else found.law})
+        rows.append({"inputs": inputs, "loss": float(loss[i]), **ends, "by": by})
     return rows
 
 
@@ -274,4 +271,3 @@ def _note_lines(notes: Sequence[Note]) -> list[str]:
 
 def _ends(interval: Any) -> str:
     return "" if interval is None else f"  {interval.level:.0%}: {interval.low:.5g} to {interval.high:.5g}"
-

@@ -2,6 +2,7 @@
 
 from scaletut.scaling.choose import Backtest, Extrapolation, backtest, extrapolate
 from scaletut.scaling.fitting import Certificate, Fit, Interval, fit
+from scaletut.scaling.forecast import Forecast, forecast
 from scaletut.scaling.laws import LAWS
 from scaletut.scaling.notes import Note
 from scaletut.scaling.planning import Budget, Miss, Plan, Worth, compute_for, cost_of_miss, plan, worth_of_data
@@ -27,6 +28,7 @@ __all__ = [
     "Coverage",
     "Extrapolation",
     "Fit",
+    "Forecast",
     "Influence",
     "Interval",
     "IsoFlop",
@@ -46,6 +48,7 @@ __all__ = [
     "coverage",
     "extrapolate",
     "fit",
+    "forecast",
     "influence",
     "isoflop",
     "plan",

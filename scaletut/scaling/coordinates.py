@@ -85,9 +85,7 @@ class Constraint:
         return self.base + phi @ self.matrix.T
 
 
-def constrain(
-    coordinates: Coordinates, fixed: Mapping[str, float], tied: Sequence[tuple[str, str]]
-) -> Constraint:
+def constrain(coordinates: Coordinates, fixed: Mapping[str, float], tied: Sequence[tuple[str, str]]) -> Constraint:
     """The constraint that pins `fixed` public values and makes each pair of `tied` parameters equal.
 
     Raises TableError for an unknown name, a value outside the law's bounds, or a contradiction.

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scaletut.scaling.coordinates import Coordinates, constrain
+from scaletut.scaling.forecast import Forecast, forecast
 from scaletut.scaling.laws import LAWS, SMALLEST_FLOOR, Law
-from scaletut.scaling.newton import STEPS, Solution, minimise
+from scaletut.scaling.newton import SMALLEST_GAIN, STEPS, Solution, minimise
 from scaletut.scaling.notes import Note
 from scaletut.scaling.problem import Problem
 from scaletut.scaling.seeds import starting_points
@@ -31,6 +32,10 @@ LEVEL = 0.95
 RESIDUALS_KEPT = 2000
 NO_FLOOR = 0.05  # of the fitted floor: an interval that reaches below it does not exclude none
 WEAK = 0.5  # standard errors beyond this share of an exponent leave its size open
+CHOSEN_STARTS = 6  # of a law that a back-test from as many has found good
+OPTIONAL = ("forecast",)  # fields that the JSON of a fit may lack
+# A law with many starts runs them roughly first: those within NEAR of the lowest, and the POLISHED lowest, go on.
+ROUGH_STEPS, ROUGH_GAIN, NEAR, POLISHED = 40, 1e-4, 1.1, 8
 SCREENED = 60_000  # grid points x runs whose objective is looked at: the best of them start
 
 
@@ -65,7 +70,8 @@ class Fit:
 
     parameters, standard_errors, intervals: public values by name. samples: bootstrap draws (draws, p), None without.
     residuals: log L_predicted - log L_observed, at most 2,000 of them. ranges: smallest and largest value fitted, by
-    variable. x: the column that a one-variable law reads as x.
+    variable. x: the column that a one-variable law reads as x. forecast: of a curve whose law was chosen by "auto": it
+    then predicts, in place of the one law, for an average over many curves is nearer to what follows.
     """
 
     law: str
@@ -81,6 +87,7 @@ class Fit:
     ranges: Mapping[str, tuple[float, float]]
     residuals: np.ndarray = field(repr=False)
     samples: np.ndarray | None = field(default=None, repr=False)
+    forecast: Forecast | None = field(default=None, repr=False)
 
     @property
     def vector(self) -> np.ndarray:
@@ -89,6 +96,8 @@ class Fit:
 
     def predict(self, at: Any) -> np.ndarray:
         """Predicted loss (n,), nats, at a run table, a mapping of columns, or the x values of a one-variable law."""
+        if self.forecast is not None:
+            return self.forecast.predict(self.columns(at)["x"])
         return self.draws(at, self.vector[None])[0]
 
     def draws(self, at: Any, samples: np.ndarray | None = None) -> np.ndarray:
@@ -107,10 +116,12 @@ class Fit:
         """Low and high (n,) of the law's loss at `at`, or with `noise` of a new run's loss there.
 
         Percentiles of the bootstrap; run noise is drawn from the residuals, widened by sqrt(n / (n - p)).
-        Raises TableError for a fit without bootstrap, or a level outside (0, 1).
+        With a forecast, its own band. Raises TableError without either, or for a level outside (0, 1).
         """
         if not 0 < level < 1:
             raise TableError(f"level {level:g} is outside 0 to 1; 0.95 means nineteen in twenty")
+        if self.forecast is not None:
+            return self.forecast.interval(self.columns(at)["x"], level, noise=noise, seed=seed)
         found = self.draws(at)
         if noise:
             generator = np.random.default_rng(seed)
@@ -164,6 +175,7 @@ class Fit:
         plain["notes"] = [asdict(note) for note in self.notes]
         plain["residuals"] = [float(f"{value:.6g}") for value in self.residuals]
         plain["samples"] = None if self.samples is None else [[float(f"{v:.10g}") for v in row] for row in self.samples]
+        plain["forecast"] = None if self.forecast is None else self.forecast.to_dict()
         return _finite(plain)
 
     @classmethod
@@ -171,13 +183,14 @@ class Fit:
         """A fit from its JSON. Raises TableError when the text is none."""
         try:
             plain = json.loads(text)
-            known = {name: plain[name] for name in cls.__dataclass_fields__}
+            known = {name: plain.get(name) if name in OPTIONAL else plain[name] for name in cls.__dataclass_fields__}
             known["certificate"] = Certificate(**plain["certificate"])
             known["intervals"] = {name: Interval(**value) for name, value in plain["intervals"].items()}
             known["notes"] = tuple(Note(**note) for note in plain["notes"])
             known["ranges"] = {name: (low, high) for name, (low, high) in plain["ranges"].items()}
             known["residuals"] = np.array(plain["residuals"], dtype=float)
             known["samples"] = None if plain["samples"] is None else np.array(plain["samples"], dtype=float)
+            known["forecast"] = Forecast.from_dict(known["forecast"]) if known["forecast"] else None
             if plain["law"] not in LAWS or set(plain["parameters"]) != set(LAWS[plain["law"]].names):
                 raise ValueError("unknown law or parameters")
             return cls(**known)
@@ -288,7 +301,8 @@ def fit(
 ) -> Fit:  # fmt: skip
     """Fit `law` to a run table and certify the minimum.
 
-    table: anything that `as_table` takes. law: a name in `LAWS`, or "auto", which back-tests (see `choose`).
+    table: anything that `as_table` takes. law: a name in `LAWS`, or "auto", which back-tests (see `choose`),
+    and for a curve adds its forecast.
     loss, delta: Huber on log residuals with threshold delta (Hoffmann et al. 2022), or squared. weights: of the runs
     (n,), in place of the table's. fixed: public values to pin, {"E": 1.8}. tied: pairs to keep equal.
     bootstrap: number of resamples, of runs or of groups where the table has them. starts: tried, the lowest wins; 0 for
@@ -302,13 +316,17 @@ def fit(
     if weights is not None and drop_highest:
         raise TableError("weights and drop_highest cannot go together; give dropped runs the weight 0 instead")
     notes: list[Note] = []
-    if law == "auto":
+    future = None
+    chosen = law == "auto"
+    if chosen:
         from scaletut.scaling.choose import choose_law
 
         law, why = choose_law(kept, loss=loss, delta=delta, x=x, seed=seed)
         notes.append(Note("law_chosen", "info", why))
+        if law_named(law).variables == ("x",) and not fixed and not tied:
+            future = _future(kept, x or default_x(kept), seed)
     ready = prepare(kept, law, loss=loss, delta=delta, weights=weights, fixed=fixed, tied=tied, x=x)
-    solution = solve(ready, starts=starts, seed=seed)
+    solution = solve(ready, starts=starts or (min(CHOSEN_STARTS, ready.law.starts) if chosen else 0), seed=seed)
     best = int(np.argmin(solution.objective))
     phi = solution.phi[best]
     certificate = certify(ready, solution)
@@ -345,8 +363,17 @@ def fit(
             "flops_per_param_example": _measured_cost(kept),
         },
         ranges={name: (float(column.min()), float(column.max())) for name, column in _fitted_columns(ready).items()},
+        forecast=future,
         residuals=residuals[np.linspace(0, len(residuals) - 1, min(len(residuals), RESIDUALS_KEPT)).astype(int)],
     )  # fmt: skip
+
+
+def _future(table: RunTable, x: str, seed: int) -> Forecast | None:
+    """The curve's forecast; None for one too short to have any."""
+    try:
+        return forecast(table.column(x), table.loss, seed=seed)
+    except TableError:
+        return None
 
 
 def _measured_cost(table: RunTable) -> float | None:
@@ -360,7 +387,9 @@ def _fitted_columns(ready: Prepared) -> dict[str, np.ndarray]:
     return {name: ready.table.column(ready.x if name == "x" else name) for name in ready.law.variables}
 
 
-def solve(ready: Prepared, *, starts: int = 0, seed: int = 0, steps: int = STEPS) -> Solution:
+def solve(
+    ready: Prepared, *, starts: int = 0, seed: int = 0, steps: int = STEPS, gain: float = SMALLEST_GAIN
+) -> Solution:
     """Minimise from the best points of the grid and from random others: phi (starts, f), objective (starts,)."""
     if starts < 0:
         raise TableError(f"starts is {starts}; give at least 1, or 0 for the law's own number")
@@ -376,7 +405,22 @@ def solve(ready: Prepared, *, starts: int = 0, seed: int = 0, steps: int = STEPS
     order = np.argsort(values)
     best, rest = order[: (starts + 1) // 2], order[(starts + 1) // 2 : max(len(order) // 12, starts)]
     chosen = np.concatenate([best, generator.choice(rest, min(starts - len(best), len(rest)), replace=False)])
-    return minimise(problem, points[chosen.astype(int)], weights, steps=steps)
+    chosen = points[chosen.astype(int)]
+    if len(chosen) <= POLISHED or gain > SMALLEST_GAIN:
+        return minimise(problem, chosen, weights, steps=steps, gain=gain)
+    rough = minimise(problem, chosen, weights, steps=min(steps, ROUGH_STEPS), gain=ROUGH_GAIN)
+    return _polished(problem, weights, rough, steps)
+
+
+def _polished(problem: Problem, weights: np.ndarray, rough: Solution, steps: int) -> Solution:
+    """The batch with its lowest fits taken on to the minimum; the others stand for other valleys and stay."""
+    lowest = np.argsort(rough.objective)
+    most = max(POLISHED, int(np.sum(rough.objective <= NEAR * rough.objective[lowest[0]])))
+    lowest = lowest[:most]
+    fine = minimise(problem, rough.phi[lowest], weights, steps=steps)
+    phi, objective, finished = rough.phi.copy(), rough.objective.copy(), np.zeros(len(rough.phi), dtype=bool)
+    phi[lowest], objective[lowest], finished[lowest] = fine.phi, fine.objective, fine.finished
+    return Solution(phi, objective, finished, rough.steps + fine.steps)
 
 
 def certify(ready: Prepared, solution: Solution) -> Certificate:

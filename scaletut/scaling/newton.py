@@ -31,8 +31,13 @@ class Solution:
     steps: int
 
 
-def minimise(problem: Problem, phi: np.ndarray, weights: np.ndarray, *, steps: int = STEPS) -> Solution:
-    """Minimise from phi (b, f), or from one (1, f) for all weights (b, n) or (1, n)."""
+def minimise(
+    problem: Problem, phi: np.ndarray, weights: np.ndarray, *, steps: int = STEPS, gain: float = SMALLEST_GAIN
+) -> Solution:
+    """Minimise from phi (b, f), or from one (1, f) for all weights (b, n) or (1, n).
+
+    gain: share of the objective that another step must promise; a larger one ends early, near the minimum.
+    """
     count = max(len(phi), len(weights))
     phi = np.clip(np.broadcast_to(phi, (count, phi.shape[1])), problem.low, problem.high)
     many = len(weights) > 1
@@ -40,7 +45,7 @@ def minimise(problem: Problem, phi: np.ndarray, weights: np.ndarray, *, steps: i
     rows = max(1, CHUNK // size)
     with np.errstate(all="ignore"):  # a trial step may stray; its objective is then infinite, and it is refused
         found = [
-            _minimise(problem, phi[i : i + rows].copy(), weights[i : i + rows] if many else weights, steps)
+            _minimise(problem, phi[i : i + rows].copy(), weights[i : i + rows] if many else weights, steps, gain)
             for i in range(0, count, rows)
         ]
     return Solution(
@@ -51,7 +56,7 @@ def minimise(problem: Problem, phi: np.ndarray, weights: np.ndarray, *, steps: i
     )
 
 
-def _minimise(problem: Problem, phi: np.ndarray, weights: np.ndarray, steps: int) -> Solution:
+def _minimise(problem: Problem, phi: np.ndarray, weights: np.ndarray, steps: int, least: float) -> Solution:
     count = len(phi)
     weights = np.broadcast_to(weights, (count, weights.shape[1]))
     objective, finished = np.full(count, np.inf), np.zeros(count, dtype=bool)
@@ -69,9 +74,9 @@ def _minimise(problem: Problem, phi: np.ndarray, weights: np.ndarray, steps: int
         trial = np.clip(phi[alive] + step, problem.low, problem.high)
         value, new_gradient, new_hessian = problem.expand(trial, held)
         better = value <= objective[alive]
-        done = gain <= SMALLEST_GAIN * objective[alive] + tiny[alive]
+        done = gain <= least * objective[alive] + tiny[alive]
         # At a kink of Huber's loss the Hessian jumps and `gain` stays; a step that changes nothing says the same.
-        done |= np.abs(value - objective[alive]) <= ROUNDING * objective[alive]
+        done |= np.abs(value - objective[alive]) <= max(ROUNDING, least) * objective[alive]
         phi[alive[better]] = trial[better]
         objective[alive[better]] = value[better]
         gradient[better], hessian[better] = new_gradient[better], new_hessian[better]

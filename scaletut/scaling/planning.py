@@ -110,9 +110,7 @@ class Line:
         return self.log_loss(vectors, params, self.examples(flops, params))
 
 
-def line(
-    fit: Fit, *, cost: Cost = "6ND", inference_tokens: float = 0.0, unique_examples: float | None = None
-) -> Line:
+def line(fit: Fit, *, cost: Cost = "6ND", inference_tokens: float = 0.0, unique_examples: float | None = None) -> Line:
     """Check what a plan needs. Raises TableError for a law without N and D, or a cost or amount that cannot be."""
     law = LAWS[fit.law]
     if not {"params", "examples"} <= set(law.variables):

@@ -72,7 +72,8 @@ class Problem:
         inside = weights * (np.abs(residuals) <= self.delta)
         pull = weights * clipped
         gradient = np.einsum("bn,fbn->bf", pull, jacobian)
-        hessian = np.einsum("bn,fbn,gbn->bfg", inside, jacobian, jacobian, optimize=True)
+        rows = np.moveaxis(jacobian, 0, 1)
+        hessian = (rows * inside[:, None, :]) @ rows.swapaxes(1, 2)
         hessian += np.einsum("bn,fgbn->bfg", pull, curvature)
         return (pull * (residuals - 0.5 * clipped)).sum(1), gradient, hessian
 
@@ -81,6 +82,8 @@ class Problem:
         if not isinstance(law, FormulaLaw):
             raise TypeError(f"{law.name} is neither a sum nor a formula")
         jet, matrix = law.derivatives(self.constraint.theta(phi), self.inputs), self.constraint.matrix
+        if len(self.constraint.free) == len(matrix):  # nothing pinned or tied: the matrix is the identity
+            return jet.value - self.log_loss, jet.gradient, jet.hessian
         jacobian = np.einsum("pf,pbn->fbn", matrix, jet.gradient)
         curvature = np.einsum("pf,pqbn,qg->fgbn", matrix, jet.hessian, matrix, optimize=True)
         return jet.value - self.log_loss, jacobian, curvature

@@ -252,7 +252,12 @@ class Influence:
 
 
 def influence(
-    table: Any, law: str, quantity: Callable[[np.ndarray], np.ndarray], *, by: str = "", highest: int = 0,
+    table: Any,
+    law: str,
+    quantity: Callable[[np.ndarray], np.ndarray],
+    *,
+    by: str = "",
+    highest: int = 0,
     **options: Any,
 ) -> Influence:
     """What a quantity becomes without each run, or with `by` without each value of a column (a size, a budget).

@@ -67,7 +67,7 @@ def test_one_variable_with_names_of_its_own(curve: Path, capsys: pytest.CaptureF
     arguments = ["--x", "images", "--y", "error", "--predict", str(curve), "--json", "-"]
     assert main(["fit", str(curve), *arguments]) == 0
     plain = json.loads(capsys.readouterr().out)
-    assert plain["predictions"][0]["by"] == "vote"
+    assert plain["predictions"][0]["by"] == "forecast"
     assert main(["fit", str(curve), "--law", "power_floor", "--fix", "E=0.3", "--tie", "A=A", *arguments]) == 2
     assert main(["fit", str(curve), "--law", "power_floor", "--fix", "E=0.3", *arguments]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"]["E"] == pytest.approx(0.3)

@@ -52,9 +52,7 @@ def test_noise_free_truth_is_found(law: str) -> None:
     assert np.abs(reached).max() < 1e-5, found.parameters
 
 
-@pytest.mark.parametrize(
-    ("alpha", "beta"), [(0.15, 0.15), (0.34, 0.28), (0.6, 0.6), (0.15, 0.6), (0.5, 0.2)]
-)
+@pytest.mark.parametrize(("alpha", "beta"), [(0.15, 0.15), (0.34, 0.28), (0.6, 0.6), (0.15, 0.6), (0.5, 0.2)])
 def test_additive_surfaces_are_recovered_to_eight_digits(alpha: float, beta: float) -> None:
     at = [float(np.exp(np.log(column).mean())) for column in columns_for("additive").values()]
     truth = {"E": 1.7, "A": 0.4 * at[0] ** alpha, "B": 0.6 * at[1] ** beta, "alpha": alpha, "beta": beta}
