@@ -278,9 +278,14 @@ def _add_table(command: argparse.ArgumentParser) -> None:
     command.add_argument("--y", default="", metavar="COLUMN", help="the loss, when its column is not called loss")
     command.add_argument(
         "--column", action="append", default=[], metavar="role=name",
-        help="name the column of a role: params, examples, tokens, unique_examples, flops, weight, seed, group",
+        help="name the column of a role: params, embedding_params, examples, tokens, unique_examples, flops, weight, "
+        "seed, group",
     )  # fmt: skip
     command.add_argument("--cost", choices=("6ND", "measured"), help="derive params, examples or flops by C = 6 N D")
+    command.add_argument(
+        "--count", choices=("all", "without_embeddings"),
+        help="how params count; with a column embedding_params, how they are to be counted",
+    )  # fmt: skip
     command.add_argument("--loss", default="huber", choices=("huber", "squared"), help="on log residuals")
     command.add_argument("--delta", type=float, default=1e-3, help="Huber's threshold on the log residual")
     command.add_argument("--seed", type=int, default=0, metavar="S")

@@ -110,7 +110,7 @@ def _table(options: argparse.Namespace, *, x: str = "", y: str = "", weights: st
         columns["weight"] = weights
     if x and x not in NUMERIC and x != "tokens":
         columns["examples"] = x
-    return as_table(options.table, columns=columns, cost=options.cost)
+    return as_table(options.table, columns=columns, cost=options.cost, counting=options.count)
 
 
 def _role(x: str) -> str:

@@ -1,5 +1,6 @@
 """Scaling laws: fit, uncertainty, choice, plans. numpy and scipy alone."""
 
+from scaletut.scaling.accounting import Transformer, recount
 from scaletut.scaling.choose import Backtest, Extrapolation, backtest, extrapolate
 from scaletut.scaling.fitting import Certificate, Fit, Interval, fit
 from scaletut.scaling.forecast import Forecast, forecast
@@ -39,6 +40,7 @@ __all__ = [
     "Region",
     "RunTable",
     "TableError",
+    "Transformer",
     "Valley",
     "Worth",
     "as_table",
@@ -54,6 +56,7 @@ __all__ = [
     "plan",
     "profile",
     "profile_region",
+    "recount",
     "simulate",
     "worth_of_data",
 ]

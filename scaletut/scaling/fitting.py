@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from scaletut.scaling.accounting import Counting, same_counting
 from scaletut.scaling.coordinates import Coordinates, constrain
 from scaletut.scaling.forecast import Forecast, forecast
 from scaletut.scaling.laws import LAWS, SMALLEST_FLOOR, Law
@@ -147,6 +148,7 @@ class Fit:
         """The law's variables (n,) from a run table, a mapping, or bare x values."""
         variables = LAWS[self.law].variables
         if isinstance(at, RunTable):
+            same_counting([self.checklist.get("counting", "unstated"), at.counting], "the fitted runs and these")
             return {name: at.column(self.x if name == "x" else name) for name in variables}
         if isinstance(at, Mapping):
             missing = [name for name in variables if name not in at and not (name == "x" and self.x in at)]
@@ -298,6 +300,7 @@ def fit(
     fixed: Mapping[str, float] | None = None, tied: Sequence[tuple[str, str]] = (), bootstrap: int = 0, seed: int = 0,
     level: float = LEVEL, x: str = "", starts: int = 0, drop_highest: int = 0,
     columns: Mapping[str, str] | None = None, cost: Literal["6ND", "measured"] | None = None,
+    counting: Counting | None = None,
 ) -> Fit:  # fmt: skip
     """Fit `law` to a run table and certify the minimum.
 
@@ -311,7 +314,7 @@ def fit(
     Trouble is told in `notes` and the certificate. Raises TableError, in one line, for input that no fit can use.
     """
     started = time.perf_counter()
-    checked = as_table(table, columns=columns, cost=cost)
+    checked = as_table(table, columns=columns, cost=cost, counting=counting)
     kept = checked.drop_highest(drop_highest)
     if weights is not None and drop_highest:
         raise TableError("weights and drop_highest cannot go together; give dropped runs the weight 0 instead")
@@ -356,7 +359,8 @@ def fit(
             "delta": delta if loss == "huber" else None, "optimiser": "damped Newton, exact Hessian",
             "starts": certificate.starts, "start_rule": "variable projection over a grid of exponents",
             "runs": len(kept), "runs_dropped": len(checked) - len(kept), "free_parameters": phi.size,
-            "fixed": dict(fixed or {}), "tied": [list(pair) for pair in tied], "unit": kept.unit,
+            "fixed": dict(fixed or {}), "tied": [list(pair) for pair in tied],
+            "unit": kept.unit, "counting": kept.counting,
             "bootstrap": bootstrap, "resampled": "groups" if kept.group is not None else "runs",
             "weighted": bool(np.ptp(ready.weights) > 0), "seed": seed, "digest": checked.digest,
             "standard_errors": "bootstrap" if bootstrap else "sandwich",

@@ -11,25 +11,23 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from scaletut.errors import ScaletutError
+from scaletut.scaling.accounting import Counted, Counting, TableError, check_6nd, recount
 
 Cost = Literal["6ND", "measured"]
-NUMERIC = ("params", "examples", "unique_examples", "flops", "loss", "weight")
+NUMERIC = ("params", "examples", "unique_examples", "embedding_params", "flops", "loss", "weight")
 GROUPING = ("seed", "group")
 MAX_RUNS = 100_000  # beyond it, rows are steps of curves rather than runs, and their errors are not independent
-
-
-class TableError(ScaletutError):
-    """A run table cannot be fitted as it stands."""
 
 
 @dataclass(frozen=True)
 class RunTable:
     """Finished runs, one a row; an absent column is None.
 
-    params: N, parameters (n,). examples: D, examples or tokens seen (n,). unique_examples: distinct ones (n,).
+    params: N, parameters (n,). embedding_params: those of N that are embeddings (n,).
+    examples: D, examples or tokens seen (n,). unique_examples: distinct ones (n,).
     flops: C, FLOP (n,). loss: nats or error share, above 0 (n,). weight: of the run in the fit, 0 or more (n,).
     seed, group: labels (n,) of runs that share randomness. unit: "examples" or "tokens".
+    counting: whether N has embeddings in it, where that is stated (see `accounting`).
     """
 
     loss: np.ndarray
@@ -41,6 +39,8 @@ class RunTable:
     seed: np.ndarray | None = None
     group: np.ndarray | None = None
     unit: str = "examples"
+    embedding_params: np.ndarray | None = None
+    counting: Counted = "unstated"
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -81,12 +81,14 @@ class RunTable:
         return self.take(self.loss < np.sort(self.loss)[-count])
 
 
-def as_table(source: Any, *, columns: Mapping[str, str] | None = None, cost: Cost | None = None) -> RunTable:
+def as_table(
+    source: Any, *, columns: Mapping[str, str] | None = None, cost: Cost | None = None, counting: Counting | None = None
+) -> RunTable:
     """A checked RunTable from a RunTable, a mapping of columns, a data frame, or the path of a CSV or Parquet file.
 
     columns: names in the source by role, as {"params": "N", "examples": "tokens"}; roles are the fields of `RunTable`.
     cost: "6ND" derives the one of params, examples and flops that is missing (C = 6 N D, tokens);
-    without it nothing is derived.
+    without it nothing is derived, and with all three present it is checked. counting: how N is, or is to be, counted.
 
     Raises TableError, in one line, for a missing column, fewer than two rows or more than 100,000, numbers that are not
     finite and positive, identical rows, or `examples` and `tokens` side by side.
@@ -100,6 +102,7 @@ def as_table(source: Any, *, columns: Mapping[str, str] | None = None, cost: Cos
     else:
         kind = type(source).__name__
         raise TableError(f"a {kind} is no run table; give a file, a data frame or a mapping of columns")
+    table = recount(table, counting) if counting else table
     table = _with_cost(table, cost) if cost else table
     check(table)
     return table
@@ -151,7 +154,7 @@ def _too_many(name: str) -> TableError:
 
 
 def _from_columns(columns: Mapping[str, Any], roles: dict[str, str]) -> RunTable:
-    known = {field.name for field in fields(RunTable)} - {"unit"} | {"tokens"}
+    known = {field.name for field in fields(RunTable)} - {"unit", "counting"} | {"tokens"}
     for role, name in roles.items():
         if role not in known:
             raise TableError(f"unknown column role {role!r}; the roles are {', '.join(sorted(known))}")
@@ -195,6 +198,8 @@ def _with_cost(table: RunTable, cost: Cost) -> RunTable:
         raise TableError(f"unknown cost rule {cost!r}; the rules are 6ND and measured")
     have = {name: getattr(table, name) for name in ("params", "examples", "flops")}
     missing = [name for name, column in have.items() if column is None]
+    if cost == "6ND":
+        check_6nd(table)
     if cost == "measured" or not missing:
         return table
     if len(missing) > 1:
