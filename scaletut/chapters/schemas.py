@@ -7,6 +7,7 @@ To add a chapter: write its model here, and enter it in `CHAPTERS`.
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args, get_origin
@@ -112,6 +113,112 @@ class Finetune(Chapter):
         return tuple(int(word) for word in self.label_budgets.split(",") if word)
 
 
+class Cleaning(Chapter):
+    """Parameters of the chapter on cleaning a data set."""
+
+    title = "Clean a data set"
+    by_profile = types.MappingProxyType(
+        {
+            "quick": {
+                "data": "zipf10:classes=equal,patterns=200,duplicates=40,near_duplicates=160,blurred=40",
+                "labels": "0.4",
+                "train_examples": 1500,
+                "epochs": 4,
+                "width": 8,
+                "seeds": 2,
+            },
+            "laptop": {
+                "data": "cifar10",
+                "labels": "worst,random1,aggregate",
+                "train_examples": 4000,
+                "epochs": 6,
+                "width": 16,
+                "seeds": 5,
+            },
+            "gpu": {
+                "data": "cifar10",
+                "labels": "worst,random1,aggregate",
+                "train_examples": 40000,
+                "epochs": 10,
+                "width": 32,
+                "seeds": 5,
+            },
+        }
+    )
+
+    data: str = parameter("", "image set", values="cifar10, zipf10, zipf10:option=value,... or folder:PATH")
+    labels: str = parameter("", "labels to clean", values="worst, random1, aggregate or shares, with commas between")
+    train_examples: int = parameter(0, "images to train on", unit="images", low=0, high=50000)
+    epochs: int = parameter(0, "passes of a training run", unit="epochs", low=0, high=200)
+    width: int = parameter(0, "channels of the first group", unit="channels", low=0, high=256)
+    seeds: int = parameter(0, "independent runs behind each mean", unit="runs", low=0, high=20)
+    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
+
+    @field_validator("data")
+    @classmethod
+    def _known_source(cls, data: str) -> str:
+        return known_source(data)
+
+    @field_validator("labels")
+    @classmethod
+    def _known_labels(cls, labels: str) -> str:
+        return label_sets(labels)
+
+
+class Labels(Chapter):
+    """Parameters of the chapter on labels, augmentation and choice of data."""
+
+    title = "Labels, augmentation and choice of data"
+    by_profile = types.MappingProxyType(
+        {
+            "quick": {
+                "data": "zipf10:classes=equal,patterns=200",
+                "train_examples": 800,
+                "epochs": 4,
+                "width": 8,
+                "side": 16,
+                "seeds": 2,
+            },
+            "laptop": {
+                "data": "cifar10",
+                "train_examples": 6000,
+                "epochs": 8,
+                "width": 8,
+                "side": 16,
+                "seeds": 5,
+            },
+            "gpu": {
+                "data": "cifar10",
+                "train_examples": 40000,
+                "epochs": 16,
+                "width": 32,
+                "side": 32,
+                "seeds": 5,
+            },
+        }
+    )
+
+    data: str = parameter("", "image set", values="cifar10, zipf10, zipf10:option=value,... or folder:PATH")
+    train_examples: int = parameter(0, "images to choose from", unit="images", low=0, high=50000)
+    epochs: int = parameter(0, "passes of a training run", unit="epochs", low=0, high=200)
+    width: int = parameter(0, "channels of the first group", unit="channels", low=0, high=256)
+    side: int = parameter(0, "height and width that images are shrunk to", unit="pixels", low=0, high=32)
+    seeds: int = parameter(0, "independent runs behind each mean", unit="runs", low=0, high=20)
+    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
+
+    @field_validator("data")
+    @classmethod
+    def _known_source(cls, data: str) -> str:
+        return known_source(data)
+
+    @field_validator("side")
+    @classmethod
+    def _halvings(cls, side: int) -> int:
+        if side not in (0, 8, 16, 32):
+            raise ValueError(f"{side} pixels cannot be had by halving 32; use 8, 16 or 32")
+        return side
+
+
 class Fitting(Chapter):
     """Parameters of the chapter on fitting scaling laws."""
 
@@ -156,7 +263,7 @@ class Spending(Chapter):
 
 
 CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
-    {"finetune": Finetune, "fitting": Fitting, "spending": Spending}
+    {"finetune": Finetune, "cleaning": Cleaning, "labels": Labels, "fitting": Fitting, "spending": Spending}
 )
 
 
@@ -181,6 +288,26 @@ def _known_options(data: str, options: str) -> str:
     except ParameterError as error:
         raise ValueError(str(error)) from None
     return data
+
+
+def label_sets(text: str) -> str:
+    """`text` if it is empty or names of human label sets and shares in (0, 1), each once, with commas between."""
+    from scaletut.data.cifar10n import WRONG
+
+    words = [word.strip() for word in text.split(",")] if text else []
+    for word in words:
+        if word not in WRONG and not 0 < _number(word) < 1:
+            raise ValueError(f"{word!r} is none of {', '.join(WRONG)} and no share above 0 and below 1")
+    if len(set(words)) != len(words):
+        raise ValueError(f"{text!r} names a set of labels twice")
+    return ",".join(words)
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
 
 
 def rising_counts(text: str) -> str:
