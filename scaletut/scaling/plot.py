@@ -155,7 +155,5 @@ def _frontier(axes: Axes, runs: RunTable, best: Plan, frontier: Sequence[Plan]) 
         low, high = np.array([(one.intervals["loss"].low, one.intervals["loss"].high) for one in frontier]).T
         axes.fill_between(flops, low, high, color=figures.PALETTE[2], alpha=0.2, linewidth=0, label="95 %")
     axes.plot(best.flops, best.loss, "D", color=figures.PALETTE[2])
-    axes.set(xscale="log", yscale="log", xlabel="6 N D (FLOP)", ylabel="loss (nats)")
-    for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatter("{x:.2g}")
+    axes.set(xscale="log", xlabel="6 N D (FLOP)", ylabel="loss (nats)")
     axes.legend(fontsize="small")
