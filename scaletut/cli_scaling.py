@@ -198,11 +198,17 @@ def _predictions(found: Fit, options: argparse.Namespace) -> list[dict[str, Any]
     known = found.samples is not None or found.forecast is not None
     loss = found.predict(at)
     low, high = found.interval(at, noise=True) if known else (None, None)
-    by = found.law if found.forecast is None else "forecast"
+    band = found.band(at) if found.forecast is not None or found.combination is not None else (None, None)
+    by = "forecast" if found.forecast is not None else found.law
+    if found.combination is not None and len(found.combination.weights) > 1:
+        by = "combination"
     rows = []
     for i in range(len(loss)):
         inputs = {found.x if name == "x" else name: float(values[i]) for name, values in at.items()}
         ends = {"low": _number(low, i), "high": _number(high, i)}
+        ends["band"] = (
+            None if band[0] is None else {"level": 0.9, "low": _number(band[0], i), "high": _number(band[1], i)}
+        )
         rows.append({"inputs": inputs, "loss": float(loss[i]), **ends, "by": by})
     return rows
 

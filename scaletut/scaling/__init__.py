@@ -1,7 +1,16 @@
 """Scaling laws: fit, uncertainty, choice, plans. numpy and scipy alone."""
 
 from scaletut.scaling.accounting import Transformer, recount
-from scaletut.scaling.choose import Backtest, Extrapolation, backtest, extrapolate
+from scaletut.scaling.choose import (
+    Backtest,
+    Extrapolation,
+    Protocol,
+    ProtocolChoice,
+    backtest,
+    choose_protocol,
+    extrapolate,
+)
+from scaletut.scaling.combine import Combination
 from scaletut.scaling.fitting import Certificate, Fit, Interval, fit
 from scaletut.scaling.forecast import Forecast, forecast
 from scaletut.scaling.laws import LAWS
@@ -26,6 +35,7 @@ __all__ = [
     "Backtest",
     "Budget",
     "Certificate",
+    "Combination",
     "Coverage",
     "Extrapolation",
     "Fit",
@@ -37,6 +47,8 @@ __all__ = [
     "Note",
     "Plan",
     "Profile",
+    "Protocol",
+    "ProtocolChoice",
     "Region",
     "RunTable",
     "TableError",
@@ -45,6 +57,7 @@ __all__ = [
     "Worth",
     "as_table",
     "backtest",
+    "choose_protocol",
     "compute_for",
     "cost_of_miss",
     "coverage",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scaletut.scaling.accounting import Counting, same_counting
+from scaletut.scaling.combine import Combination
 from scaletut.scaling.coordinates import Coordinates, constrain
 from scaletut.scaling.forecast import Forecast, forecast
 from scaletut.scaling.laws import LAWS, SMALLEST_FLOOR, Law
@@ -34,7 +35,7 @@ RESIDUALS_KEPT = 2000
 NO_FLOOR = 0.05  # of the fitted floor: an interval that reaches below it does not exclude none
 WEAK = 0.5  # standard errors beyond this share of an exponent leave its size open
 CHOSEN_STARTS = 6  # of a law that a back-test from as many has found good
-OPTIONAL = ("forecast",)  # fields that the JSON of a fit may lack
+OPTIONAL = ("forecast", "combination")  # fields that the JSON of a fit may lack
 # A law with many starts runs them roughly first: those within NEAR of the lowest, and the POLISHED lowest, go on.
 ROUGH_STEPS, ROUGH_GAIN, NEAR, POLISHED = 40, 1e-4, 1.1, 8
 SCREENED = 60_000  # grid points x runs whose objective is looked at: the best of them start
@@ -71,8 +72,9 @@ class Fit:
 
     parameters, standard_errors, intervals: public values by name. samples: bootstrap draws (draws, p), None without.
     residuals: log L_predicted - log L_observed, at most 2,000 of them. ranges: smallest and largest value fitted, by
-    variable. x: the column that a one-variable law reads as x. forecast: of a curve whose law was chosen by "auto": it
-    then predicts, in place of the one law, for an average over many curves is nearer to what follows.
+    variable. x: the column that a one-variable law reads as x.
+    forecast, combination: with the law "auto", of a curve and of runs in N and D. They then predict: an average over
+    many curves, and over several laws where the back-test says so, is nearer to what follows than the best law.
     """
 
     law: str
@@ -89,6 +91,7 @@ class Fit:
     residuals: np.ndarray = field(repr=False)
     samples: np.ndarray | None = field(default=None, repr=False)
     forecast: Forecast | None = field(default=None, repr=False)
+    combination: Combination | None = field(default=None, repr=False)
 
     @property
     def vector(self) -> np.ndarray:
@@ -99,6 +102,8 @@ class Fit:
         """Predicted loss (n,), nats, at a run table, a mapping of columns, or the x values of a one-variable law."""
         if self.forecast is not None:
             return self.forecast.predict(self.columns(at)["x"])
+        if self.combination is not None and len(self.combination.weights) > 1:
+            return self.combination.predict(self.columns(at))
         return self.draws(at, self.vector[None])[0]
 
     def draws(self, at: Any, samples: np.ndarray | None = None) -> np.ndarray:
@@ -131,6 +136,16 @@ class Fit:
             found = found * np.exp(-wider * generator.choice(self.residuals, size=found.shape))
         low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return low, high
+
+    def band(self, at: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Low and high (n,) of a new run's loss, as wide as misses were in back-tests: of this table, or of a curve's
+        forecast on simulated ones. Raises TableError unless the law was "auto", nothing pinned, tied or weighted.
+        """
+        if self.forecast is not None:
+            return self.forecast.interval(self.columns(at)["x"], level)
+        if self.combination is not None:
+            return self.combination.band(self.columns(at), level)
+        raise TableError('a band set by back-test needs the law "auto", without pins, ties or weights; or use interval')
 
     def optimal(self, flops: float, **options: Any) -> Plan:
         """The best use of a compute budget, FLOP: see `plan`."""
@@ -177,6 +192,7 @@ class Fit:
         plain["notes"] = [asdict(note) for note in self.notes]
         plain["residuals"] = [float(f"{value:.6g}") for value in self.residuals]
         plain["samples"] = None if self.samples is None else [[float(f"{v:.10g}") for v in row] for row in self.samples]
+        plain["combination"] = None if self.combination is None else self.combination.to_dict()
         plain["forecast"] = None if self.forecast is None else self.forecast.to_dict()
         return _finite(plain)
 
@@ -193,6 +209,7 @@ class Fit:
             known["residuals"] = np.array(plain["residuals"], dtype=float)
             known["samples"] = None if plain["samples"] is None else np.array(plain["samples"], dtype=float)
             known["forecast"] = Forecast.from_dict(known["forecast"]) if known["forecast"] else None
+            known["combination"] = Combination(**known["combination"]) if known["combination"] else None
             if plain["law"] not in LAWS or set(plain["parameters"]) != set(LAWS[plain["law"]].names):
                 raise ValueError("unknown law or parameters")
             return cls(**known)
@@ -319,15 +336,19 @@ def fit(
     if weights is not None and drop_highest:
         raise TableError("weights and drop_highest cannot go together; give dropped runs the weight 0 instead")
     notes: list[Note] = []
-    future = None
+    future, together = None, None
     chosen = law == "auto"
     if chosen:
-        from scaletut.scaling.choose import choose_law
+        from scaletut.scaling.choose import backtest, combination, why_best
 
-        law, why = choose_law(kept, loss=loss, delta=delta, x=x, seed=seed)
-        notes.append(Note("law_chosen", "info", why))
-        if law_named(law).variables == ("x",) and not fixed and not tied:
+        tested = backtest(kept, loss=loss, delta=delta, x=x, seed=seed)
+        law = tested.best
+        notes.append(Note("law_chosen", "info", why_best(tested)))
+        free = not fixed and not tied and weights is None
+        if free and law_named(law).variables == ("x",):
             future = _future(kept, x or default_x(kept), seed)
+        elif free:
+            together = combination(kept, tested, loss=loss, delta=delta, seed=seed)
     ready = prepare(kept, law, loss=loss, delta=delta, weights=weights, fixed=fixed, tied=tied, x=x)
     solution = solve(ready, starts=starts or (min(CHOSEN_STARTS, ready.law.starts) if chosen else 0), seed=seed)
     best = int(np.argmin(solution.objective))
@@ -367,7 +388,7 @@ def fit(
             "flops_per_param_example": _measured_cost(kept),
         },
         ranges={name: (float(column.min()), float(column.max())) for name, column in _fitted_columns(ready).items()},
-        forecast=future,
+        forecast=future, combination=together,
         residuals=residuals[np.linspace(0, len(residuals) - 1, min(len(residuals), RESIDUALS_KEPT)).astype(int)],
     )  # fmt: skip
 
