@@ -129,6 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     pair.add_argument("--from-text", action="store_true", help="the twin leads")
 
     _add_train(commands)
+    _add_audit(commands)
     _add_scaling(commands)
     return parser
 
@@ -208,6 +209,28 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--profile", default="laptop", choices=PROFILES, help="what the records are filed under")
     train.add_argument("--checkpoint", type=Path, metavar="FILE", help="save here and resume from here")
     train.add_argument("--out", type=Path, default=Path("_build/records/train"), metavar="DIR")
+
+
+def _add_audit(commands: Any) -> None:
+    audit = _command(
+        commands,
+        "audit",
+        _in_module("scaletut.cli_audit", "run_audit"),
+        "look for duplicates, images of low quality and wrong labels; nothing is deleted",
+        "scaletut audit folder:photos --html sheet.html",
+        "scaletut audit cifar10 --json audit.json --out cleaned.npz",
+        "scaletut audit mine.npz --labels corrected.npy --only labels",
+        "scaletut audit zipf10:duplicates=20,noise=0.1 --json - | less",
+    )
+    audit.add_argument("source", metavar="SOURCE", help="cifar10, zipf10[:options], folder:PATH or an npz file")
+    audit.add_argument("--labels", default="", metavar="FILE.npy", help="training labels instead of the set's own")
+    audit.add_argument("--only", default="", metavar="a,b", help="some of duplicates, quality, labels; all if empty")
+    audit.add_argument("--json", default="", metavar="FILE", help="write all findings; - for the screen")
+    audit.add_argument("--html", default="", metavar="FILE", help="write a data sheet with pictures of the findings")
+    audit.add_argument(
+        "--out", default="", metavar="CLEANED.npz", help="write a cleaned set, and beside it what left and why"
+    )
+    audit.add_argument("--seed", type=int, default=0, metavar="S", help="of zipf10 and of what judges the labels")
 
 
 def _add_scaling(commands: Any) -> None:
@@ -290,6 +313,17 @@ def _add_table(command: argparse.ArgumentParser) -> None:
     command.add_argument("--delta", type=float, default=1e-3, help="Huber's threshold on the log residual")
     command.add_argument("--seed", type=int, default=0, metavar="S")
     command.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
+
+
+def _in_module(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """The command `name` of `module`, which is imported when it is called."""
+
+    def call(options: argparse.Namespace) -> int:
+        import importlib
+
+        return getattr(importlib.import_module(module), name)(options)
+
+    return call
 
 
 def _scaling(name: str) -> Callable[[argparse.Namespace], int]:

@@ -1,28 +1,15 @@
 """Audit of a labelled set of images: duplicates, low quality, wrong labels; a report, and a cleaned set."""
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from scaletut.audit.clean import FAULTS, Fault, Removal, removals, write_cleaned
+from scaletut.audit.duplicates import DuplicatePairs, exact_duplicates, groups, near_duplicates, nearest_partner
 from scaletut.audit.labels import LabelIssues, label_issues, out_of_fold, ranking
 from scaletut.audit.quality import LowQuality, QualityFinding, Threshold, low_quality
-
-if TYPE_CHECKING:
-    from scaletut.audit.duplicates import DuplicatePairs, exact_duplicates, groups, near_duplicates, nearest_partner
-    from scaletut.audit.report import CHECKS, LabelIssue, LowQualityImage, NearDuplicate, Report, audit
-
-_LATER = {
-    **dict.fromkeys(
-        ["DuplicatePairs", "exact_duplicates", "groups", "near_duplicates", "nearest_partner"], "duplicates"
-    ),
-    **dict.fromkeys(["CHECKS", "LabelIssue", "LowQualityImage", "NearDuplicate", "Report", "audit"], "report"),
-}
+from scaletut.audit.report import CHECKS, Check, LabelIssue, LowQualityImage, NearDuplicate, Report, audit
 
 __all__ = [
     "CHECKS",
     "FAULTS",
+    "Check",
     "DuplicatePairs",
     "Fault",
     "LabelIssue",
@@ -46,9 +33,3 @@ __all__ = [
     "removals",
     "write_cleaned",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(importlib.import_module(f"scaletut.audit.{_LATER[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

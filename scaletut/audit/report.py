@@ -248,7 +248,7 @@ def _duplicates(
     whole: _Whole, seed: int, progress: Progress | None
 ) -> tuple[tuple[tuple[Place, ...], ...], tuple[NearDuplicate, ...], np.ndarray, Threshold]:
     """Groups of equal images, pairs of alike ones, the number of each image's family, and the threshold."""
-    equal = np.array(exact_duplicates(whole.images), np.int64).reshape(-1, 2)
+    equal = exact_duplicates(whole.images)
     pairs = near_duplicates(whole.images, progress=_told(progress, "duplicates"), seed=seed)
     n = len(whole.images)
     twin = groups(replace(pairs, first=equal[:, 0], second=equal[:, 1], score=np.ones(len(equal))), n)
@@ -265,7 +265,7 @@ def _duplicates(
     )
     families = [np.flatnonzero(twin == number) for number in np.unique(twin[equal[:, 0]])]
     same = tuple(tuple(whole.place(row) for row in rows) for rows in families)
-    return same, near, groups(both, n), Threshold(float(pairs.threshold), pairs.reason)
+    return same, near, groups(both, n), Threshold(_finite(pairs.threshold), pairs.reason)
 
 
 def _label_issues(
@@ -280,7 +280,11 @@ def _label_issues(
     found = label_issues(part.labels, probabilities)
     rows = zip(found.index, found.given, found.suggested, found.score, strict=True)
     issues = tuple(LabelIssue(int(row), split, int(a), int(b), float(score)) for row, a, b, score in rows)
-    return issues, Threshold(float(found.threshold), found.reason)
+    return issues, Threshold(_finite(found.threshold), found.reason)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _told(progress: Progress | None, what: str) -> Callable[[float], None] | None:

@@ -271,13 +271,16 @@ CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
 
 
 def known_source(data: str) -> str:
-    """`data` if it names an image set (`cifar10`, `zipf10[:options]`, `folder:PATH`) or is empty."""
-    kind, colon, rest = data.partition(":")
-    if kind == "zipf10":
-        return _known_options(data, rest)
-    if not data or (kind == "cifar10" and not colon) or (kind == "folder" and rest):
+    """`data` if it names an image set (`cifar10`, `zipf10[:options]`, `folder:PATH`, an npz) or is empty."""
+    from scaletut.data.sources import kind_of
+
+    if not data:
         return data
-    raise ValueError(f"{data!r} is not an image set")
+    try:
+        kind, rest = kind_of(data)
+    except ParameterError:
+        raise ValueError(f"{data!r} is not an image set") from None
+    return _known_options(data, rest) if kind == "zipf10" else data
 
 
 def _known_options(data: str, options: str) -> str:
