@@ -5,11 +5,13 @@ from scaletut.audit.duplicates import DuplicatePairs, exact_duplicates, groups, 
 from scaletut.audit.labels import LabelIssues, label_issues, out_of_fold, ranking
 from scaletut.audit.quality import LowQuality, QualityFinding, Threshold, low_quality
 from scaletut.audit.report import CHECKS, Check, LabelIssue, LowQualityImage, NearDuplicate, Report, audit
+from scaletut.audit.scores import DetectorScore, score
 
 __all__ = [
     "CHECKS",
     "FAULTS",
     "Check",
+    "DetectorScore",
     "DuplicatePairs",
     "Fault",
     "LabelIssue",
@@ -31,5 +33,6 @@ __all__ = [
     "out_of_fold",
     "ranking",
     "removals",
+    "score",
     "write_cleaned",
 ]

@@ -216,7 +216,7 @@ def _classes(report: Report) -> str:
     for number, name in enumerate(report.class_names):
         counts = [report.class_counts[split][number] for split in names]
         cells = "".join(
-            f'<td><span class="bar" style="width:{100 * count / most:.1f}%"></span>{count:,}</td>' for count in counts
+            f'<td><span class="bar" style="width:{94 * count / most:.1f}%"></span>{count:,}</td>' for count in counts
         )
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     train = sum(report.class_counts.get("train", ()))
