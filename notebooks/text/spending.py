@@ -25,6 +25,7 @@
 #
 # * derive the best model size and amount of data for a budget from a fitted law, in four lines;
 # * put an interval on that plan, and on the loss it promises;
+# * move a budget over the surface of the loss, and see what a miss costs;
 # * read an isoFLOP valley, and know when its lowest point means nothing;
 # * tell what a plan that is wrong by a factor costs;
 # * plan for a model that will be served, and for data that must be repeated;
@@ -53,23 +54,24 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules:
-    wheel = os.environ.get("SCALETUT_WHEEL")  # a wheel built from a checkout
+    wheel = os.environ.get("SCALETUT_WHEEL")  # built from a checkout
     home = "git+https://github.com/scale-measured/scale-measured"
     source = Path(wheel).resolve().as_uri() if wheel else home
     # %pip install --quiet "scaletut @ {source}"
 
 needed = ("scaletut", "scipy", "pandas", "matplotlib")
-missing = [name for name in needed if importlib.util.find_spec(name) is None]
+missing = [one for one in needed if importlib.util.find_spec(one) is None]
 if missing:
     remedy = "run  pip install 'scaletut[train]'  and restart the kernel"
-    raise ModuleNotFoundError(f"not installed: {', '.join(missing)}; {remedy}")
+    names = ", ".join(missing)
+    raise ModuleNotFoundError(f"not installed: {names}; {remedy}")
 
 # %% [markdown]
 # Put your own budget into `flops`, and your own runs into `table`: a CSV with `params`, `examples` (or `tokens`) and `loss`.
 
 # %% tags=["parameters"]
 profile = "laptop"  # quick, laptop or gpu
-table = ""          # published, simulated, or the path of a CSV; empty: the profile's
+table = ""          # published, simulated, or a CSV; empty: the profile's
 download = False    # True or False
 flops = 0.0         # FLOP, 0.0 to 1e+32; 0: the profile's
 served = 0.0        # tokens, 0.0 to 1e+20; 0: the profile's
@@ -78,6 +80,7 @@ draws = 0           # resamples, 0 to 100000; 0: the profile's
 seed = 0            # 0 to 2147483647
 
 # %%
+import textwrap
 import time
 
 import matplotlib.pyplot as plt
@@ -85,26 +88,30 @@ import numpy as np
 import pandas as pd
 
 from scaletut import chapters, figures, scaling
-from scaletut.chapters.published import chinchilla_runs, simulated_runs
-from scaletut.records import Claims, Value, format_value, new_record, peak_memory
+from scaletut.chapters import published
+from scaletut.records import Claims, Value, format_value, new_record
+from scaletut.records import peak_memory
+from scaletut.scaling.explorer import explore_budget
+from scaletut.scaling.plot import plot_budget
 
 # %%
 started = time.perf_counter()
 figures.use_style()
 p = chapters.settings(
-    "spending", profile=profile, table=table, download=download, flops=flops, served=served,
-    scarcity=scarcity, draws=draws, seed=seed,
+    "spending", profile=profile, table=table, download=download,
+    flops=flops, served=served, scarcity=scarcity, draws=draws, seed=seed,
 )
-print(p)
+pd.Series(p.model_dump(), name="value").to_frame()
 
 # %%
 claims, numbers = Claims("spending"), {}
 
 
-def keep(name, value, unit="", low=None, high=None):
+def keep(name, value, unit="", low=None, high=None, n=1):
     """Note a value for the record, and show it as text."""
-    numbers[name] = Value(float(value), unit, low, high)
-    return format_value(numbers[name], "value" if low is None else "interval")
+    numbers[name] = Value(float(value), unit, low, high, n)
+    shown = "value" if low is None else "interval"
+    return format_value(numbers[name], shown)
 
 
 # %% [markdown]
@@ -115,13 +122,18 @@ def keep(name, value, unit="", low=None, high=None):
 
 # %%
 if p.table == "published":
-    runs = chinchilla_runs(p.download).drop_highest(5)
+    runs = published.chinchilla_runs(p.download).drop_highest(5)
 elif p.table == "simulated":
-    runs = simulated_runs(p.seed).drop_highest(5)
+    runs = published.simulated_runs(p.seed).drop_highest(5)
 else:
     runs = scaling.as_table(p.table, cost="6ND")
+
+# %%
 law = scaling.fit(runs, "additive", bootstrap=p.draws, seed=p.seed)
-print(law.parameters, law.certificate.converged)
+print("a certified minimum:", law.certificate.converged)
+pd.DataFrame(
+    {"value": law.parameters, "standard error": law.standard_errors}
+)
 
 # %% [markdown]
 # ## Four lines
@@ -137,15 +149,21 @@ E, A, B, alpha, beta = law.vector
 scale = (alpha * A / (beta * B)) ** (1 / (alpha + beta))
 params = scale * (p.flops / 6) ** (beta / (alpha + beta))
 examples = p.flops / 6 / params
-print(f"N = {params:.4g}, D = {examples:.4g}, D / N = {examples / params:.1f}")
+print(f"N = {params:.4g}, D = {examples:.4g}")
+print(f"D / N = {examples / params:.1f}")
 
 # %%
 plan = scaling.plan(law, p.flops)
 exponent = beta / (alpha + beta)
-print(f"N grows as C^{exponent:.3f}: fourfold compute, {4**exponent:.2f} times the model")
+print(f"N grows as C^{exponent:.3f}: fourfold compute,")
+print(f"{4**exponent:.2f} times the model")
+
+# %%
 claims.check(
-    "The four lines and the library's plan, which searches the budget line, agree.",
-    bool(np.isclose(params, plan.params, rtol=1e-5) and np.isclose(examples, plan.examples, rtol=1e-5)),
+    "The four lines and the library's search of the budget line agree.",
+    bool(np.allclose(
+        [params, examples], [plan.params, plan.examples], rtol=1e-5
+    )),
 );
 
 # %% [markdown]
@@ -155,8 +173,8 @@ claims.check(
 
 # %%
 table_of_plan = {
-    name: (getattr(plan, name), plan.intervals[name].low, plan.intervals[name].high)
-    for name in ("params", "examples", "ratio", "loss")
+    name: (getattr(plan, name), interval.low, interval.high)
+    for name, interval in plan.intervals.items()
 }
 pd.DataFrame(table_of_plan, index=["plan", "low", "high"]).T
 
@@ -165,12 +183,13 @@ ratio, loss = plan.intervals["ratio"], plan.intervals["loss"]
 print("D / N:", keep("ratio", plan.ratio, "", ratio.low, ratio.high))
 print("loss:", keep("loss", plan.loss, "nats", loss.low, loss.high))
 keep("exponent", exponent)
-print(*(note.text for note in plan.notes), sep="\n")
+for note in plan.notes:
+    print(*textwrap.wrap(note.text, 76), sep="\n")
 
 # %%
 promise = (loss.high - loss.low) / plan.loss
 claims.check(
-    "The plan's loss is known ten times as well as its ratio of data to parameters.",
+    "The plan's loss is known ten times as well as its ratio D / N.",
     (ratio.high - ratio.low) / plan.ratio > 10 * promise,
 );
 
@@ -181,34 +200,92 @@ claims.check(
 # > At the budget of this page the law advises [18](#spending.ratio) examples a parameter, and promises [1.97](#spending.loss).
 
 # %% [markdown]
+# ## The surface, and a budget to move
+#
+# The law is a surface over $N$ and $D$, and a budget is a line on it.
+# Left, the level lines of the loss; right, the best loss of each budget, with the runs for comparison.
+
+# %% mystnb={"image": {"alt": "Left: level lines of the loss over parameters and examples with the fitted runs, the straight line of the budget, the best point on it with a thick piece for its interval, and the dashed line of best points. Right: the best loss against compute, a falling curve below the runs, with a band that widens to the right."}}
+plot_budget(law, p.flops, runs)
+plt.show()
+
+# %% [markdown]
+# The same figure with two sliders: one moves the budget, the other the size of the model along its line.
+# It starts at the budget of this page, with a model twice the best size.
+#
+# > **Guess first.**
+# > Where must the ring go before a tenth of the compute is wasted?
+
+# %%
+explore_budget(law, p.flops)
+
+# %% [markdown]
+# Only the valley's place and depth move with the budget: what a miss wastes depends on the factor alone.
+
+# %% [markdown]
 # ## How wrong may a plan be?
 
 # %%
 factors = np.geomspace(0.25, 4, 17)
 miss = scaling.cost_of_miss(law, p.flops, factors)
 wasted = dict(zip(factors.round(2), 100 * miss.wasted, strict=True))
-print({factor: f"{wasted[factor]:.0f} %" for factor in (0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0)})
+print({factor: f"{wasted[factor]:.0f} %" for factor in (0.25, 0.5, 1.0)})
+print({factor: f"{wasted[factor]:.0f} %" for factor in (1.41, 2.0, 4.0)})
 
-# %% mystnb={"image": {"alt": "Compute wasted against how far the model size lies from the best: nearly nothing within a factor of one and a half, rising steeply beyond two."}}
+# %% [markdown]
+# For this law the waste has a closed form, in which the budget does not occur: only the factor and the two exponents do.
+# So each bootstrap draw gives a curve of its own.
+
+# %%
+def closed_form(factor, alpha, beta):
+    """Share of the compute that a size `factor` times the best wastes."""
+    total = alpha + beta
+    excess = (beta * factor**-alpha + alpha * factor**beta) / total
+    return 1 - excess ** (-total / (alpha * beta))
+
+# %%
+ends = [0.025, 0.975]
+alphas, betas = law.samples[:, 3], law.samples[:, 4]
+drawn = 100 * closed_form(factors[:, None], alphas, betas)
+by_hand = closed_form(factors, alpha, beta)
+
+# %% mystnb={"image": {"alt": "Compute wasted against how far the model size lies from the best, with a band: nearly nothing within a factor of one and a half, rising steeply beyond two."}} tags=["hide-input"]
 figure, axes = figures.panels(1, 1, height=3.0)
-axes.plot(factors, 100 * miss.wasted, marker="o", color=figures.PALETTE[0])
-axes.set(xscale="log", xlabel="model size, times the best", ylabel="compute wasted (%)")
+blue = figures.PALETTE[0]
+axes.plot(factors, 100 * miss.wasted, marker="o", color=blue)
+axes.fill_between(
+    factors, *np.quantile(drawn, ends, axis=1), color=blue, alpha=0.25
+)
+axes.set(xscale="log", xlabel="model size, times the best")
+axes.set_ylabel("compute wasted (%)")
 axes.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
 axes.set_xticks([], minor=True)
 plt.show()
 
 # %%
 half, double, quarter = wasted[0.5], wasted[2.0], wasted[0.25]
-keep("wasted_by_half", half, "%")
-keep("wasted_by_double", double, "%")
-keep("wasted_by_quarter", quarter, "%")
+for name, factor in (("half", 0.5), ("double", 2.0), ("quarter", 0.25)):
+    at = np.argmin(np.abs(factors - factor))
+    low, high = np.quantile(drawn[at], ends)
+    print(name, keep(f"wasted_by_{name}", wasted[factor], "%", low, high))
 
 # %%
 claims.check(
-    "A model of half or twice the best size wastes less than a quarter of the compute.",
+    "What a miss wastes follows from the two exponents alone.",
+    bool(np.allclose(by_hand, miss.wasted, atol=1e-3)),
+)
+
+# %%
+claims.check(
+    "A model of half or twice the best size wastes under a quarter.",
     max(half, double) < 25, margin=25 - max(half, double), unit="%",
 )
-claims.check("A model of a quarter of the best size wastes more than a third.", quarter > 100 / 3);
+
+# %%
+claims.check(
+    "A model of a quarter of the best size wastes more than a third.",
+    quarter > 100 / 3, margin=quarter - 100 / 3, unit="%",
+)
 
 # %% [markdown]
 # > **Takeaway.**
@@ -222,13 +299,14 @@ claims.check("A model of a quarter of the best size wastes more than a third.", 
 
 # %%
 def valley_runs(number=0, offset=0.0, budgets=6, sizes=9):
-    """Runs at several budgets, around the best size of each, `offset` e-folds off."""
+    """Runs at several budgets, `offset` e-folds off their best sizes."""
     flops = np.repeat(np.geomspace(1e19, 1e21, budgets), sizes)
     steps = np.tile(np.linspace(-1.8, 1.8, sizes), budgets) + offset
     params = scale * (flops / 6) ** exponent * np.exp(steps)
     columns = {"params": params, "examples": flops / 6 / params}
     made = scaling.simulate(
-        "additive", law.parameters, columns, noise="normal", scale=0.003, seed=p.seed + number
+        "additive", law.parameters, columns, noise="normal", scale=0.003,
+        seed=p.seed + number,
     )
     return {**columns, "flops": flops, "loss": made.loss}
 
@@ -236,16 +314,22 @@ def valley_runs(number=0, offset=0.0, budgets=6, sizes=9):
 # %%
 found = scaling.isoflop(valley_runs(), seed=p.seed)
 ends = found.intervals["exponent_params"]
-print("N grows as C to the", keep("isoflop_exponent", found.exponent_params, "", ends.low, ends.high))
+value = found.exponent_params
+print("N grows as C to the", keep(
+    "isoflop_exponent", value, "", ends.low, ends.high
+))
 
-# %% mystnb={"image": {"alt": "Six valleys of loss against model size, one a budget, each with a diamond at its lowest point; the points move to larger models and lower losses as the budget grows."}}
+# %% mystnb={"image": {"alt": "Six valleys of loss against model size, one a budget, each with a diamond at its lowest point; the points move to larger models and lower losses as the budget grows."}} tags=["hide-input"]
 figure, axes = figures.panels(1, 1)
 for number, valley in enumerate(found.valleys):
     colour = figures.PALETTE[number]
     axes.plot(valley.params, valley.loss, ".", color=colour)
-    near = np.sort(valley.params[valley.kept])
+    kept = valley.params[valley.kept]
+    near = np.geomspace(kept.min(), kept.max(), 50)
     axes.plot(near, valley.predict(near), color=colour, linewidth=1)
-    axes.plot(valley.best_params, valley.best_loss, "D", color=colour, label=f"{valley.flops:.0e}")
+    label = f"{valley.flops:.0e}"
+    best = (valley.best_params, valley.best_loss)
+    axes.plot(*best, "D", color=colour, label=label)
 axes.set(xscale="log", xlabel="parameters", ylabel="loss (nats)")
 axes.legend(title="FLOP", fontsize="small", ncols=2)
 plt.show()
@@ -259,25 +343,34 @@ try:
     refused = ""
 except scaling.TableError as error:
     refused = str(error)
-print(refused[:110], "...")
+print(*textwrap.wrap(refused, 76, max_lines=2), sep="\n")
 
 # %% [markdown]
 # The runs came from a law, so the true exponent is known; does the interval hold it?
-# One table cannot tell, so here are twenty, each with noise of its own.
+# One table cannot tell, so here are twenty of four budgets, each with noise of its own.
 
 # %%
-tables = [scaling.isoflop(valley_runs(number)) for number in range(20)]
+tables = [
+    scaling.isoflop(valley_runs(number, budgets=4)) for number in range(20)
+]
+
+# %%
 intervals = [one.intervals["exponent_params"] for one in tables]
-held = sum(interval.low <= exponent <= interval.high for interval in intervals)
-keep("isoflop_held", held)
-print(f"{held} of 20 intervals of {ends.level:.0%} hold the law's exponent, {exponent:.3f}")
+held = sum(one.low <= exponent <= one.high for one in intervals)
+keep("isoflop_held", held, n=20)
+print(f"{held} of 20 intervals of {ends.level:.0%}", end=" ")
+print(f"hold the law's exponent, {exponent:.3f}")
 
 # %%
 claims.check(
-    "At least sixteen of twenty 95 % intervals of the valleys hold the exponent of the law that made the runs.",
+    "Sixteen or more of twenty 95 % intervals hold the law's exponent.",
     held >= 16, margin=held - 16,
 )
-claims.check("Valleys with runs on one side only are refused.", "edge" in refused);
+
+# %%
+claims.check(
+    "Valleys with runs on one side only are refused.", "edge" in refused
+);
 
 # %% [markdown]
 # Of the twenty, [18](#spending.isoflop_held) hold it; one table alone may well miss, as an interval of <span class="given">95 %</span> is allowed to.
@@ -290,15 +383,27 @@ claims.check("Valleys with runs on one side only are refused.", "edge" in refuse
 # %%
 serving = scaling.plan(law, p.flops, inference_tokens=p.served)
 share = 100 * 2 * serving.params * p.served / p.flops
-print(f"N = {serving.params:.3g} instead of {plan.params:.3g}, D / N = {serving.ratio:.0f}")
+print(f"N = {serving.params:.3g} instead of {plan.params:.3g}")
+print(f"D / N = {serving.ratio:.0f}")
 print(f"{share:.0f} % of the budget goes into serving")
 
 # %%
-smaller = serving.params / plan.params
-keep("served_size", smaller, "×")
-keep("served_ratio", serving.ratio)
-claims.check("Serving makes the best model smaller, and its ratio of data larger.",
-             smaller < 1 and serving.ratio > plan.ratio);
+def with_interval(name, found, field, unit="", divisor=1.0):
+    """Keep a plan's value with its interval, in units of a divisor."""
+    ends = found.intervals[field]
+    low, high = ends.low / divisor, ends.high / divisor
+    return keep(name, getattr(found, field) / divisor, unit, low, high)
+
+# %%
+size = serving.params / plan.params
+keep("served_size", size, "×")
+with_interval("served_ratio", serving, "ratio")
+
+# %%
+claims.check(
+    "Serving makes the best model smaller, and its ratio D / N larger.",
+    size < 1 and serving.ratio > plan.ratio,
+);
 
 # %% [markdown]
 # > **Takeaway.**
@@ -315,17 +420,26 @@ unique = p.scarcity * plan.examples
 scarce = scaling.plan(law, p.flops, unique_examples=unique)
 once = {"params": p.flops / 6 / unique, "examples": unique}
 single = law.predict(once)[0]
-print(f"{scarce.repeats:.1f} passes: loss {scarce.loss:.4f}; one pass, larger model: {single:.4f}")
+print(f"{scarce.repeats:.1f} passes: loss {scarce.loss:.4f}")
+print(f"one pass, larger model: {single:.4f}")
 
 # %%
 keep("passes", scarce.repeats)
-keep("scarce_loss", scarce.loss, "nats")
-keep("one_pass_loss", single, "nats")
+with_interval("scarce_loss", scarce, "loss", "nats")
+low, high = law.interval(once)
+keep("one_pass_loss", single, "nats", low[0], high[0])
+
+# %%
 claims.check(
-    "With a part of the data, repeating it beats one pass of a larger model at equal compute.",
+    "Repeating a part of the data beats one pass of a larger model.",
     scarce.loss < single, margin=single - scarce.loss, unit="nats",
 )
-claims.check("Repeated data is worse than as much fresh data.", scarce.loss > plan.loss);
+
+# %%
+claims.check(
+    "Repeated data is worse than as much fresh data.",
+    scarce.loss > plan.loss,
+);
 
 # %% [markdown]
 # > **Takeaway.**
@@ -340,16 +454,26 @@ claims.check("Repeated data is worse than as much fresh data.", scarce.loss > pl
 # %%
 target = 0.99 * plan.loss
 dearer = scaling.compute_for(law, target)
-print("compute, times the budget:", keep("one_percent", dearer.flops / p.flops, "×"))
+times = dearer.flops / p.flops
+print("compute, times the budget:", keep("one_percent", times, "×"))
+
+# %%
 worth = scaling.worth_of_data(law, plan.params, plan.examples)
 print(f"twice the data: {worth.before:.4f} -> {worth.after:.4f}")
-print("or a model of this many times the size:", keep("data_as_params", worth.equal_params, "×"))
+equal = keep("data_as_params", worth.equal_params, "×")
+print("or a model of this many times the size:", equal)
 
 # %%
 claims.check(
-    "One percent less loss costs more than a tenth more compute.", dearer.flops > 1.1 * p.flops
+    "One percent less loss costs more than a tenth more compute.",
+    times > 1.1, margin=times - 1.1,
 )
-claims.check("Twice the data is worth more than a model a tenth larger.", worth.equal_params > 1.1);
+
+# %%
+claims.check(
+    "Twice the data is worth more than a model a tenth larger.",
+    worth.equal_params > 1.1, margin=worth.equal_params - 1.1,
+);
 
 # %% [markdown]
 # > **Takeaway.**
@@ -371,7 +495,8 @@ claims.check("Twice the data is worth more than a model a tenth larger.", worth.
 
 # %% tags=["hide-cell"]
 tied = scaling.fit(runs, "additive_tied")
-ratios = [scaling.plan(tied, budget).ratio for budget in (1e19, 1e21, 1e23)]
+budgets = (1e19, 1e21, 1e23)
+ratios = [scaling.plan(tied, budget).ratio for budget in budgets]
 print([f"{ratio:.1f}" for ratio in ratios])
 # Both grow as the square root of compute, so their ratio stays.
 assert np.ptp(ratios) < 0.01 * np.mean(ratios)
@@ -386,8 +511,10 @@ assert np.ptp(ratios) < 0.01 * np.mean(ratios)
 for budget in (p.flops / 100, p.flops / 10, p.flops):
     best = scaling.plan(law, budget)
     habit = np.sqrt(budget / 6 / 20)
-    waste = scaling.cost_of_miss(law, budget, [habit / best.params]).wasted[0]
-    print(f"{budget:.1e} FLOP: best {best.ratio:.0f} a parameter, the habit wastes {100 * waste:.1f} %")
+    factor = habit / best.params
+    waste = scaling.cost_of_miss(law, budget, [factor]).wasted[0]
+    print(f"{budget:.1e} FLOP: best {best.ratio:.0f} a parameter,")
+    print(f"    the habit wastes {100 * waste:.1f} %")
 assert waste < 0.5
 
 # %% [markdown]
@@ -397,9 +524,11 @@ assert waste < 0.5
 
 # %% tags=["hide-cell"]
 for tokens in np.geomspace(1e11, 1e16, 40):
-    if scaling.plan(law, p.flops, inference_tokens=tokens).params < plan.params / 2:
+    asked = scaling.plan(law, p.flops, inference_tokens=tokens)
+    if asked.params < plan.params / 2:
         break
-print(f"about {tokens:.1g} tokens, {tokens / plan.examples:.1f} times the training data")
+times = tokens / plan.examples
+print(f"about {tokens:.1g} tokens, {times:.1f} times the training data")
 assert tokens > 1e11
 
 # %% [markdown]
@@ -421,8 +550,10 @@ claims.table()
 
 # %%
 record = new_record(
-    "spending", profile=p.profile, parameters=p.model_dump(), data_digest=runs.digest, seeds=[p.seed],
-    values=numbers, claims=claims.results, wall_seconds=time.perf_counter() - started,
+    "spending", profile=p.profile, parameters=p.model_dump(),
+    data_digest=runs.digest, seeds=[p.seed], values=numbers,
+    claims=claims.results, wall_seconds=time.perf_counter() - started,
     peak_memory_bytes=peak_memory(),
 )
-print(f"record {chapters.save_record(record).name}, {record.wall_seconds / 60:.1f} min")
+saved = chapters.save_record(record).name
+print(f"record {saved}, {record.wall_seconds / 60:.1f} min")

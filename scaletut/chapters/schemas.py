@@ -231,7 +231,7 @@ class Fitting(Chapter):
         }
     )
 
-    table: str = parameter("", "runs to fit", values="published, simulated, or the path of a CSV")
+    table: str = parameter("", "runs to fit", values="published, simulated, or a CSV")
     download: bool = parameter(False, "fetch the published table when it is not here", values="True or False")
     drop_highest: int = parameter(5, "highest losses to leave out", unit="runs", low=0, high=1000)
     delta: float = parameter(1e-3, "Huber's threshold", unit="log residual", low=1e-6, high=1.0)
@@ -253,7 +253,7 @@ class Spending(Chapter):
         }
     )  # fmt: skip
 
-    table: str = parameter("", "runs to plan from", values="published, simulated, or the path of a CSV")
+    table: str = parameter("", "runs to plan from", values="published, simulated, or a CSV")
     download: bool = parameter(False, "fetch the published table when it is not here", values="True or False")
     flops: float = parameter(0.0, "the budget", unit="FLOP", low=0.0, high=1e32)
     served: float = parameter(0.0, "tokens served after training", unit="tokens", low=0.0, high=1e20)

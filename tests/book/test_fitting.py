@@ -26,16 +26,19 @@ def prose(book) -> str:
     return "\n\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
 
 
-def test_links_lead_to_numbers_that_the_chapter_keeps(book, prose: str) -> None:
-    kept = set()
-    for cell in book.cells:
-        if cell.cell_type == "code":
-            kept |= set(re.findall(r"keep\(\s*f?\"([\w{}]+)\"", cell.source))
-    kept = {name for name in kept if "{" not in name}
-    kept |= {f"coverage_{noise}" for noise in ("normal", "laplace", "student")}
+def test_links_lead_to_numbers_that_the_chapter_keeps(prose: str) -> None:
+    kept = json.loads((ROOT / "results" / "fitting.json").read_text(encoding="utf-8"))["values"]
     linked = set(re.findall(r"\]\(#fitting\.(\w+)\)", prose))
-    assert len(linked) >= 10
-    assert linked <= kept | {"run_minutes", "run_peak_memory"}
+    assert len(linked) >= 20
+    assert linked <= {*kept, "run_minutes", "run_peak_memory"}
+
+
+def test_code_and_claims_fit_the_page(book) -> None:
+    """The site's column holds 75 characters of code at 1,280 pixels; a claim stands behind its verdict."""
+    sources = [cell.source for cell in book.cells if cell.cell_type == "code"]
+    assert not [line for source in sources for line in source.splitlines() if len(line) > 75]
+    claims = json.loads((ROOT / "results" / "fitting.json").read_text(encoding="utf-8"))["claims"]
+    assert max(map(len, claims)) <= 70
 
 
 def test_takeaways_end_with_evidence(prose: str) -> None:
@@ -53,7 +56,7 @@ def test_claims_are_many_and_hold_in_both_records(book) -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "claims.check"
     ]
     texts = {ast.literal_eval(call.args[0]) for call in calls}
-    assert len(texts) == len(calls) >= 8
+    assert len(texts) == len(calls) >= 14
     for name in ("fitting.json", "quick/fitting.json"):
         record = json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
         assert set(record["claims"]) == texts

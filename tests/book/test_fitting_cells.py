@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from scaletut import scaling
 from scaletut.chapters import pairs
 from scaletut.chapters.published import PUBLISHED, simulated_runs
+from scaletut.records import Value
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "fitting.ipynb"
@@ -42,8 +44,18 @@ def defined(cells: list[str], text: str, **names: Any) -> dict[str, Any]:
     return space
 
 
+def function(cells: list[str], name: str, **names: Any) -> Any:
+    """The function of that name and nothing else of its cell, whose other lines need the chapter's runs."""
+    (source,) = [cell for cell in cells if f"def {name}(" in cell]
+    (found,) = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    space: dict[str, Any] = {"np": np, "scaling": scaling, **names}
+    exec(compile(ast.Module([found], []), "<cell>", "exec"), space)
+    return space[name]
+
+
 def by_hand(cells: list[str], runs: scaling.RunTable, delta: float) -> Any:
-    return defined(cells, "def objective", runs=runs, p=types.SimpleNamespace(delta=delta))["objective"]
+    names = {"runs": runs, "p": types.SimpleNamespace(delta=delta), "huber": function(cells, "huber")}
+    return defined(cells, "def objective", **names)["objective"]
 
 
 @pytest.mark.parametrize("delta", [1e-3, 1e-2, 1.0])
@@ -103,8 +115,72 @@ def test_the_certificate_tells_the_minimum_from_the_truth_and_from_print(
     lowest, gradient = space["examine"](law.parameters)
     assert lowest == pytest.approx(law.objective, rel=1e-9)
     assert gradient < 1e-6
-    published = defined(cells, '"Besiroglu et al. 2024":', law=law)["published"]
-    for parameters in (PUBLISHED, published["Hoffmann et al. 2022"], published["Besiroglu et al. 2024"]):
+    printed = defined(cells, '"Besiroglu et al. 2024":', law=law)["candidates"]
+    for parameters in (PUBLISHED, printed["Hoffmann et al. 2022"], printed["Besiroglu et al. 2024"]):
         value, slope = space["examine"](parameters)
         assert value > lowest
         assert slope > 1e-3
+
+
+# --- least squares, broken and mended -------------------------------------------------
+
+CURVE = {"E": 0.3, "A": 3.0, "alpha": 0.4}
+
+
+@pytest.fixture(scope="module")
+def points() -> scaling.RunTable:
+    """A curve with a floor, as the chapter's."""
+    return scaling.simulate(
+        "power_floor", CURVE, {"x": np.geomspace(100, 1e4, 30)}, noise="normal", scale=0.01, seed=4
+    )  # fmt: skip
+
+
+def test_ten_lines_of_squares_are_the_librarys_squares(cells: list[str], points: scaling.RunTable) -> None:
+    fitted = function(cells, "ten_lines", minimize=minimize)
+    law = scaling.fit(points, "power_floor", loss="squared")
+    np.testing.assert_allclose(fitted(points, function(cells, "squares")), law.vector, rtol=2e-3)
+
+
+def test_three_spoiled_runs_break_squares_and_not_a_bounded_pull(cells: list[str], points: scaling.RunTable) -> None:
+    fitted = function(cells, "ten_lines", minimize=minimize)
+    squares, huber = (function(cells, name) for name in ("squares", "huber"))
+    spoiled = defined(cells, "def spoil")["spoil"](points)
+    assert sorted(spoiled.loss / points.loss) == pytest.approx([1.0] * 27 + [1.5] * 3)
+    miss = function(cells, "far_miss", really=CURVE["E"] + CURVE["A"] * 1e7**-0.4, far=1e7)
+    assert miss(**CURVE) == pytest.approx(0)
+    robust = fitted(spoiled, huber)
+    assert abs(miss(*robust)) < 10 < 20 < miss(*fitted(spoiled, squares))
+    np.testing.assert_allclose(robust, scaling.fit(spoiled, "power_floor", delta=0.01).vector, rtol=2e-3)
+
+
+# --- traps ----------------------------------------------------------------------------
+
+
+def test_wrong_labels_give_the_error_that_the_chapter_computes(cells: list[str]) -> None:
+    """Ten classes, a learner that errs evenly: labels drawn one by one agree with the closed form."""
+    (source,) = [cell for cell in cells if "wrong, images" in cell]
+    wanted = ast.parse(source).body[:4]
+    space: dict[str, Any] = {"np": np}
+    exec(compile(ast.Module(wanted, []), "<cell>", "exec"), space)
+    generator, many = np.random.default_rng(0), 400_000
+    for true, share in zip(space["true"][[0, 8]], space["share"][[0, 8]], strict=True):
+        guess = np.where(generator.random(many) < true, generator.integers(1, 10, many), 0)  # the right class is 0
+        label = np.where(generator.random(many) < space["wrong"], generator.integers(1, 10, many), 0)
+        error = 4 * np.sqrt(share * (1 - share) / many)
+        assert np.mean(guess != label) == pytest.approx(share, abs=error)
+
+
+def test_the_bootstrap_of_three_points_tells_its_trouble(cells: list[str]) -> None:
+    through = function(cells, "through", power={"A": 3.0, "alpha": 0.4})
+    few, many = through(3, 0), through(30, 0)
+    assert "bootstrap_failed" in {note.code for note in few.notes}
+    assert not {note.code for note in many.notes}
+    assert len(few.samples) < len(many.samples) == 100
+
+
+def test_a_miss_is_a_root_mean_square_with_its_interval(cells: list[str]) -> None:
+    errors = np.random.default_rng(1).normal(0.01, 0.02, 400)
+    found = function(cells, "miss", Value=Value, p=types.SimpleNamespace(seed=0))(errors)
+    assert found.value == pytest.approx(100 * np.sqrt(np.mean(errors**2)))
+    spread = 100 * np.std(errors**2) / np.sqrt(400) / (2 * np.sqrt(np.mean(errors**2)))  # delta method
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
