@@ -248,7 +248,7 @@ for count, share in held.items():
 
 # %% mystnb={"image": {"alt": "Two panels of forty intervals of predictions, each relative to the truth: through three points they are of very different lengths, from tiny to beyond the panel, and many miss the truth; through thirty points they are of like length and few miss it."}} tags=["hide-input"]
 figure, panels = figures.panels(1, 2, height=3.4, sharey=True)
-for axes, count in zip(panels, (3, 30)):
+for axes, count in zip(panels, (3, 30), strict=True):
     low, high = ends[count][:, :40] / expected
     middle, good = predicted[count][:40] / expected, holds[count][:40]
     rows = np.arange(good.size)
@@ -324,7 +324,8 @@ axes.errorbar(
     elinewidth=1, label="measured, 95 %",
 )
 axes.plot(line, 4 * line**-0.5, ":", color=teal, label="true error")
-for colour, (name, law) in zip((orange, blue), shaped.items()):
+coloured = zip((orange, blue), shaped.items(), strict=True)
+for colour, (name, law) in coloured:
     axes.plot(line, law.predict(line), color=colour, label=name)
     band = law.interval(line)
     axes.fill_between(line, *band, color=colour, alpha=0.2)
@@ -443,7 +444,7 @@ for number in range(20):
         ten_lines(bad, huber),
         scaling.fit(bad, "power_floor", delta=0.01).vector,
     )
-    for name, law in zip(fitted, laws):
+    for name, law in zip(fitted, laws, strict=True):
         misses[name].append(far_miss(*law))
 
 # %%
@@ -896,7 +897,8 @@ largest = np.sort(np.argsort(spent, kind="stable")[-hidden:])
 figure, (left, right) = figures.panels(
     1, 2, height=3.2, width_ratios=(3, 2)
 )
-for name, colour, marker in zip(test.laws, (blue, orange), "os"):
+looks = zip(test.laws, (blue, orange), "os", strict=True)
+for name, colour, marker in looks:
     left.plot(
         spent[largest] / 1e21, 100 * test.errors[name], marker,
         color=colour, markersize=4, label=name,
