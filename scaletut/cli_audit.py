@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scaletut.audit import CHECKS, Report, audit, removals, write_cleaned
-from scaletut.data import ImageSet, TrainTest
+from scaletut.audit.report import known_checks
 from scaletut.data.npz import replace_labels
 from scaletut.data.sources import kind_of, load_whole
 from scaletut.errors import ParameterError
@@ -21,11 +21,12 @@ SHOWN = 3  # findings of a kind named on the screen
 def run_audit(options: argparse.Namespace) -> int:
     """`scaletut audit`: look, report, and write a cleaned set beside the old one."""
     _check_outputs(options)
+    checks = known_checks([word.strip() for word in options.only.split(",") if word.strip()] or CHECKS)
     data = load_whole(options.source, seed=options.seed)
     if options.labels:
         data = replace_labels(data, options.labels)
     with _progress_bar() as told:
-        report = audit(data, checks=_checks(options.only), seed=options.seed, progress=told)
+        report = audit(data, checks=checks, seed=options.seed, progress=told)
     written = []
     if options.json and options.json != "-":
         written.append(atomic_write(options.json, report.to_json()))
@@ -36,16 +37,11 @@ def run_audit(options: argparse.Namespace) -> int:
     if options.json == "-":
         print(report.to_json(), end="")
     else:
-        print("\n".join([*_lines(report, data), *(f"wrote {path}" for path in written)]))
+        print("\n".join([*_lines(report), *(f"wrote {path}" for path in written)]))
     return 0
 
 
 # --- input and output ------------------------------------------------------------------
-
-
-def _checks(only: str) -> tuple[str, ...]:
-    chosen = [word.strip() for word in only.split(",") if word.strip()]
-    return tuple(chosen) or CHECKS
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
@@ -87,7 +83,7 @@ def _progress_bar() -> Iterator[Callable[[str, float], None]]:
 # --- what is said ----------------------------------------------------------------------
 
 
-def _lines(report: Report, data: ImageSet | TrainTest) -> list[str]:
+def _lines(report: Report) -> list[str]:
     facts = report.summary
     sizes = ", ".join(f"{sum(counts):,} {split}" for split, counts in report.class_counts.items())
     lines = [f"{report.name}: {sizes} images, {len(report.class_names)} classes"]

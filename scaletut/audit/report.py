@@ -141,9 +141,7 @@ def audit(
     Raises `DataError` when there are no images or the splits do not fit together, `ParameterError` for an unknown
     check.
     """
-    for check in checks:
-        if check not in CHECKS:
-            raise ParameterError(f"unknown check {check!r}; use {', '.join(CHECKS)}")
+    known_checks(checks)
     whole = _Whole.of(data)
     thresholds: dict[str, Threshold] = {}
     same, near, group = (), (), np.arange(len(whole.images))
@@ -175,6 +173,14 @@ def audit(
         skipped=tuple(one for part in whole.parts.values() for one in part.skipped),
     )
     return replace(report, summary=_summary(report, whole, group, checks), files=whole.files(report))
+
+
+def known_checks(checks: Sequence[str]) -> tuple[Check, ...]:
+    """`checks` if each of them is one of `CHECKS`; `ParameterError` otherwise."""
+    for check in checks:
+        if check not in CHECKS:
+            raise ParameterError(f"unknown check {check!r}; use {', '.join(CHECKS)}")
+    return tuple(checks)  # type: ignore[arg-type]  # each was found in CHECKS
 
 
 # --- the set, splits joined ------------------------------------------------------------------
