@@ -20,6 +20,7 @@ Code = Literal[
     "runs_dropped",
     "budget_refused",
     "outlier",
+    "params_derived",
 ]
 
 

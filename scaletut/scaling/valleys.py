@@ -1,10 +1,12 @@
 """IsoFLOP profiles: the best size at each budget without a law for the loss (Hoffmann et al. 2022, approach 2).
 
-At each budget the loss is a valley in log N. A curve through all of it is biased, for the walls of a valley bend any
-polynomial, and more so where sizes do not move with the budget (Open-Athena 2026). So the curve is local: the seven
-runs nearest to the lowest point. On surfaces with exponents 0.2 to 0.6 and fifteen sizes that are the same at all
-budgets, 3 to 6 e-folds to each side, the exponent of N* was then off by at most 0.002 with a parabola, 0.016 with a
-cubic; with all runs by up to 0.08 and 0.32. With 0.2 % noise and nine runs the parabola scatters half as much.
+At each budget the loss is a valley in log N. A curve through all of a wide one is biased, for the walls of a valley
+bend any polynomial, and more so where sizes do not move with the budget (Open-Athena 2026). So the curve is local: the
+runs within REACH of the lowest point, or the seven nearest where that is fewer. Most published valleys lie within REACH
+as a whole, and there every run counts: on simulated tables of their shapes (4 to 13 runs a budget, off centre, noise
+of 0.1 to 0.5 %) seven runs alone made the error of the exponent up to two thirds larger. The parabola is robust, for
+one diverged run in a valley of six moves its lowest point more than all noise; and it was off by less than a cubic on
+all shapes (benchmarks/scaling_isoflop.py).
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ SAME_BUDGET = 0.1  # e-folds of compute within which runs share a budget
 DEGREES = {"quadratic": 2, "cubic": 3}
 FEWEST = {3: 6, 2: 4}  # by degree: runs a valley needs, one or more beyond its coefficients
 OUTLIER = 8.0  # standard deviations of the others from the curve that they draw; by chance one valley in 200
-NEAREST = 7  # runs to draw a valley's curve through
+NEAREST = 7  # runs, at least, to draw a valley's curve through
+REACH = 2.0  # e-folds of N to each side of the lowest point that a parabola follows
+TUNING, ROUNDS = 2.0, 20  # Huber's: residuals beyond this many robust standard deviations pull no harder; reweightings
 DRAWS = 400
 
 
@@ -59,7 +63,8 @@ class Valley:
 class IsoFlop:
     """Valleys, and the power laws N* = k C^a, D* = k' C^b through their lowest points.
 
-    exponent_params: a. exponent_examples: b. intervals of both, from the valleys' resampled residuals.
+    exponent_params: a. exponent_examples: b, from valleys in log D where the table has examples, else 1 - a.
+    intervals of both, from the valleys' resampled residuals.
     """
 
     valleys: tuple[Valley, ...]
@@ -88,7 +93,8 @@ def isoflop(
 ) -> IsoFlop:
     """Find the lowest point of each budget's valley, and the power law of those points.
 
-    table: with params and flops; see `as_table` for `reading` (columns, cost). Budgets are runs within 0.1 e-folds of
+    table: with flops and params, examples or both; see `as_table` for `reading` (columns, cost). Where one of the two
+    is missing the other's valleys stand for it, since C ~ N D; a note says so. Budgets are runs within 0.1 e-folds of
     compute. A lowest point at the edge of its runs, a valley that is no valley, or too few runs: the budget is left
     out and a note says so. A run far from the curve that the others draw is left out of it, with a note.
 
@@ -96,23 +102,66 @@ def isoflop(
     """
     if method not in DEGREES:
         raise TableError(f"unknown method {method!r}; it is quadratic or cubic")
-    runs = as_table(table, **reading)
-    budgets = _budgets(runs)
-    valleys = tuple(_valley(runs.take(rows), DEGREES[method]) for rows in budgets)
-    notes = _notes(valleys)
-    good = [valley for valley in valleys if valley.status == "ok"]
-    if len(good) < 2:
+    runs, notes = _with_params(as_table(table, **reading))
+    found = _law(runs, method)
+    notes += _notes(found.valleys)
+    if len(found.good) < 2:
         told = "; ".join(note.text for note in notes) or "there is one budget"
-        raise TableError(f"{len(good)} of {len(valleys)} budgets have a lowest point, and a law needs two: {told}")
+        raise TableError(
+            f"{len(found.good)} of {len(found.valleys)} budgets have a lowest point, a law needs two: {told}"
+        )
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    generator = np.random.default_rng(seed)
+    low, high = np.quantile(_draws(found, generator), ends)
+    by_params = Interval(level, float(low), float(high))
+    slope, by_examples = 1 - found.slope, Interval(level, 1 - by_params.high, 1 - by_params.low)
+    if not _mirrored(runs):
+        mirror = _law(replace(runs, params=runs.column("examples")), method)
+        if len(mirror.good) >= 2:
+            slope = mirror.slope
+            by_examples = Interval(level, *map(float, np.quantile(_draws(mirror, generator), ends)))
+    return IsoFlop(
+        found.valleys, found.slope, slope, float(np.exp(found.start)),
+        {"exponent_params": by_params, "exponent_examples": by_examples}, tuple(notes),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Law:
+    """Valleys, those with a lowest point, and the line through those: log N* = start + slope log C."""
+
+    valleys: tuple[Valley, ...]
+    good: tuple[Valley, ...]
+    slope: float
+    start: float
+
+    @property
+    def log_flops(self) -> np.ndarray:
+        return np.log([valley.flops for valley in self.good])
+
+
+def _law(runs: RunTable, method: Method) -> _Law:
+    valleys = tuple(_valley(runs.take(rows), DEGREES[method]) for rows in _budgets(runs))
+    good = tuple(valley for valley in valleys if valley.status == "ok")
+    if len(good) < 2:
+        return _Law(valleys, good, np.nan, np.nan)
     flops = np.log([valley.flops for valley in good])
     slope, start = np.polyfit(flops, np.log([valley.best_params for valley in good]), 1)
-    draws = _draws(good, flops, np.random.default_rng(seed))
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    intervals = {
-        "exponent_params": Interval(level, float(low), float(high)),
-        "exponent_examples": Interval(level, float(1 - high), float(1 - low)),
-    }
-    return IsoFlop(valleys, float(slope), float(1 - slope), float(np.exp(start)), intervals, tuple(notes))
+    return _Law(valleys, good, float(slope), float(start))
+
+
+def _with_params(runs: RunTable) -> tuple[RunTable, list[Note]]:
+    if runs.params is not None or runs.examples is None or runs.flops is None:
+        return runs, []
+    text = "the table has no params; they are taken as C / (6 D), which fixes both exponents but not the size itself"
+    return replace(runs, params=runs.flops / (6 * runs.examples)), [Note("params_derived", "info", text)]
+
+
+def _mirrored(runs: RunTable) -> bool:
+    """Whether D says no more than C / N: then a valley in log D is the mirror image of the one in log N."""
+    if runs.examples is None:
+        return True
+    return bool(np.ptp(np.log(runs.column("flops") / (runs.column("params") * runs.examples))) < 1e-6)
 
 
 def _budgets(runs: RunTable) -> list[np.ndarray]:
@@ -137,12 +186,12 @@ def _valley(runs: RunTable, wanted: int) -> Valley:
         return empty
     usable = _without_outlier(x - centre, loss, degree)
     kept = _nearest(x, usable, centre)
-    curve = np.polyfit(x[kept] - centre, loss[kept], degree)
-    lowest = _lowest(curve, x[kept] - centre)
+    curve = _robust(x[kept] - centre, loss[kept], degree)[0]
+    lowest = float(_lowest(curve[None], x[kept] - centre)[0])
     if np.isfinite(lowest):  # once more, around that point
         kept = _nearest(x, usable, centre + lowest)
-        curve = np.polyfit(x[kept] - centre, loss[kept], degree)
-        lowest = _lowest(curve, x[kept] - centre)
+        curve = _robust(x[kept] - centre, loss[kept], degree)[0]
+        lowest = float(_lowest(curve[None], x[kept] - centre)[0])
     found = replace(empty, kept=kept, outlier=~usable, degree=degree, curve=curve, status="not_convex")
     if np.isnan(lowest):
         ends = np.polyval(curve, [x[kept].min() - centre, x[kept].max() - centre])
@@ -156,18 +205,34 @@ def _valley(runs: RunTable, wanted: int) -> Valley:
 
 
 def _nearest(x: np.ndarray, usable: np.ndarray, centre: float) -> np.ndarray:
-    """Mask (n,) of the usable runs whose sizes are nearest to `centre`: far walls of a valley bend any polynomial."""
+    """Mask (n,) of the usable runs within REACH of `centre`, and of the NEAREST: far walls bend any polynomial."""
     distance = np.where(usable, np.abs(x - centre), np.inf)
-    return usable & (distance <= np.sort(distance)[min(NEAREST, int(usable.sum())) - 1])
+    return usable & (distance <= max(np.sort(distance)[min(NEAREST, int(usable.sum())) - 1], REACH))
 
 
-def _lowest(curve: np.ndarray, x: np.ndarray) -> float:
-    """The polynomial's local minimum between the outermost runs; nan where it has none."""
-    roots = np.roots(np.polyder(curve))
-    real = np.sort(roots[np.abs(roots.imag) < 1e-9].real)
-    bend = np.polyval(np.polyder(curve, 2), real)
-    inside = real[(bend > 0) & (real > x.min()) & (real < x.max())]
-    return float(inside[0]) if inside.size else np.nan
+def _robust(x: np.ndarray, loss: np.ndarray, degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Polynomial (degree + 1,) by Huber's reweighted least squares, and its last weights (n,)."""
+    weights = np.ones(len(x))
+    spare = len(x) - degree - 1
+    for _ in range(ROUNDS if spare > 1 else 1):
+        curve = np.polyfit(x, loss, degree, w=np.sqrt(weights))
+        rest = np.abs(loss - np.polyval(curve, x))
+        scale = 1.4826 * np.median(rest) * np.sqrt(len(x) / max(spare, 1))
+        weights = 1 / np.maximum(1.0, rest / max(TUNING * scale, 1e-15))
+    return curve, weights
+
+
+def _lowest(curves: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Local minimum (b,) of each polynomial (b, degree + 1) between the outermost runs; nan where it has none."""
+    with np.errstate(all="ignore"):
+        if curves.shape[1] == 3:
+            second, first = curves[:, 0], curves[:, 1]
+            lowest = np.where(second > 0, -first / (2 * second), np.nan)
+        else:
+            third, second, first = curves[:, 0], curves[:, 1], curves[:, 2]
+            root = np.sqrt(second**2 - 3 * third * first)  # nan where the cubic only falls or only rises
+            lowest = np.where(second > 0, -first / (second + root), (root - second) / (3 * third))
+    return np.where((lowest > x.min()) & (lowest < x.max()), lowest, np.nan)
 
 
 def _without_outlier(x: np.ndarray, loss: np.ndarray, degree: int) -> np.ndarray:
@@ -187,8 +252,9 @@ def _without_outlier(x: np.ndarray, loss: np.ndarray, degree: int) -> np.ndarray
     return kept
 
 
-def _draws(valleys: list[Valley], flops: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Exponents of N (draws,) when residuals, pooled over the valleys, are resampled onto the curves."""
+def _draws(law: _Law, generator: np.random.Generator) -> np.ndarray:
+    """Exponents (draws,) when residuals, pooled over the valleys, are resampled onto the curves."""
+    valleys, flops = law.good, law.log_flops
     positions = [np.log(valley.params[valley.kept]) - valley.centre for valley in valleys]
     curves = [np.polyval(valley.curve, x) for valley, x in zip(valleys, positions, strict=True)]
     residuals = [valley.loss[valley.kept] / curve - 1 for valley, curve in zip(valleys, curves, strict=True)]
@@ -197,9 +263,10 @@ def _draws(valleys: list[Valley], flops: np.ndarray, generator: np.random.Genera
     pooled = pooled * np.sqrt(pooled.size / max(spare, 1))  # a curve takes up part of the noise
     best = np.empty((DRAWS, len(valleys)))
     for number, (valley, x, curve) in enumerate(zip(valleys, positions, curves, strict=True)):
-        solve = np.linalg.pinv(np.vander(x, valley.degree + 1))
+        pull = np.sqrt(_robust(x, valley.loss[valley.kept], valley.degree)[1])
+        solve = np.linalg.pinv(np.vander(x, valley.degree + 1) * pull[:, None])
         losses = curve * (1 + generator.choice(pooled, size=(DRAWS, len(x))))
-        lowest = np.array([_lowest(solve @ draw, x) for draw in losses])
+        lowest = _lowest((losses * pull) @ solve.T, x)
         best[:, number] = np.where(np.isnan(lowest), np.log(valley.best_params) - valley.centre, lowest) + valley.centre
     centred = flops - flops.mean()
     return best @ centred / (centred @ centred)

@@ -72,3 +72,36 @@ def test_refusals() -> None:
         isoflop(surface(), method="spline")
     with pytest.raises(TableError, match="no column 'flops'"):
         isoflop({"params": [1.0, 2.0], "loss": [2.0, 1.0]})
+
+
+def test_tokens_alone_give_both_exponents() -> None:
+    table = surface(2.0, noise=0.001)
+    tokens = {"tokens": table["flops"] / (6 * table["params"]), "flops": table["flops"], "loss": table["loss"]}
+    by_params, by_tokens = isoflop(table), isoflop(tokens)
+    assert by_tokens.exponent_examples == pytest.approx(by_params.exponent_examples, rel=1e-9)
+    assert [note.code for note in by_tokens.notes] == ["params_derived"]
+    dear = table | {"tokens": tokens["tokens"] * table["params"] ** -0.1}  # small models cost more a parameter
+    found = isoflop(dear)
+    assert found.exponent_params == pytest.approx(by_params.exponent_params)
+    assert found.exponent_examples == pytest.approx(1 - 1.1 * by_params.exponent_params, abs=0.003)
+    ends = found.intervals["exponent_examples"]
+    assert ends.low < found.exponent_examples < ends.high
+
+
+def test_unequal_off_centre_valleys_with_a_bad_run() -> None:
+    errors = []
+    for seed in range(6):
+        generator = np.random.default_rng(seed)
+        parts = []
+        for number, runs in enumerate(generator.integers(5, 12, 6)):
+            offset = generator.normal(0, 0.4)
+            whole = surface(1.6, offset, noise=0.001, runs=int(runs), seed=100 * seed + number)
+            budget = np.unique(whole["flops"])[number]
+            parts.append({name: column[whole["flops"] == budget] for name, column in whole.items()})
+        table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        clean = isoflop(table).exponent_params
+        spoiled = table | {"loss": table["loss"] * np.where(np.arange(len(table["loss"])) == 2, 1.04, 1)}
+        errors.append((clean - TRUE, isoflop(spoiled).exponent_params - TRUE))
+    plain, hurt = np.median(np.abs(errors), axis=0)
+    assert plain < 0.006
+    assert hurt < 0.02
