@@ -120,10 +120,10 @@ class Cleaning(Chapter):
     by_profile = types.MappingProxyType(
         {
             "quick": {
-                "data": "zipf10:classes=equal,patterns=200,duplicates=40,near_duplicates=160,blurred=40",
+                "data": "zipf10:classes=equal,patterns=100,duplicates=20,near_duplicates=100,blurred=20",
                 "labels": "0.4",
-                "train_examples": 1500,
-                "epochs": 4,
+                "train_examples": 1000,
+                "epochs": 6,
                 "width": 8,
                 "seeds": 2,
             },
@@ -181,8 +181,8 @@ class Labels(Chapter):
             },
             "laptop": {
                 "data": "cifar10",
-                "train_examples": 6000,
-                "epochs": 8,
+                "train_examples": 3000,
+                "epochs": 6,
                 "width": 8,
                 "side": 16,
                 "seeds": 5,
