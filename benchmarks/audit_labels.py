@@ -35,7 +35,7 @@ from scaletut.data import human_labels, load
 ASKED = {"worst": 0.88, "random1": 0.77, "aggregate": 0.58}
 LONGEST = 600  # seconds for one set of labels
 ZIPF = {"noise=0.1": 0, "noise=0.3": 1, "noise=0.1,patterns=200,a=1": 2}  # options and a seed of their own
-HEAD = f"{'labels':<10}{'way':<22}{'wrong':>7}{'average precision':>26}{'P of issues':>13}{'R':>7}{'wall s':>8}{'CPU s':>7}"
+WORDS = ("labels", "way", "wrong", "average precision", "P of issues", "R", "wall s", "CPU s")
 
 
 def ours(images: np.ndarray, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +109,7 @@ def main() -> int:
     options = parser.parse_args()
     data = load("cifar10").train
     images, clean = data.images[: options.images], human_labels("clean")[: options.images]
-    print(HEAD)
+    print("{:<10}{:<22}{:>7}{:>26}{:>13}{:>7}{:>8}{:>7}".format(*WORDS))
     missed = []
     for kind in options.labels:
         labels = human_labels(kind)[: options.images]
