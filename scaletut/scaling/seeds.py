@@ -59,17 +59,21 @@ def _coefficients(logs: np.ndarray, weights: np.ndarray, known: Mapping[int, np.
     best = np.full(right.shape, np.log(FAINT))
     least = np.full(len(right), np.inf)
     unknown = [k for k in range(logs.shape[1]) if k not in known]
-    subsets = [list(s) for size in range(1, len(unknown) + 1) for s in itertools.combinations(unknown, size)]
+    subsets = [list(s) for size in range(len(unknown), 0, -1) for s in itertools.combinations(unknown, size)]
+    left = np.arange(len(logs))  # points whose best coefficients are not all positive, and so not yet known
     for subset in subsets:
-        block = gram[:, subset][:, :, subset]
+        block = gram[left][:, subset][:, :, subset]
         ridge = 1e-13 * np.einsum("gii->g", block)[:, None, None] * np.eye(len(subset)) + 1e-290 * np.eye(len(subset))
-        found = np.linalg.solve(block + ridge, right[:, subset, None])[..., 0]
-        rest = -(found * right[:, subset]).sum(1)
-        better = (found > 0).all(1) & (rest < least)
-        least = np.where(better, rest, least)
-        filled = np.full(right.shape, np.log(FAINT))
-        filled[:, subset] = np.log(np.maximum(found, 1e-300))
-        best = np.where(better[:, None], filled, best)
+        target = right[left][:, subset]
+        found = np.linalg.solve(block + ridge, target[..., None])[..., 0]
+        rest = -(found * target).sum(1)
+        better = (found > 0).all(1) & (rest < least[left])
+        chosen = left[better]
+        least[chosen] = rest[better]
+        best[chosen] = np.log(FAINT)
+        best[np.ix_(chosen, subset)] = np.log(np.maximum(found[better], 1e-300))
+        if len(subset) == len(unknown):
+            left = left[~better]
     best = best - tops
     for k, value in known.items():
         best[:, k] = value
