@@ -83,6 +83,7 @@ def out_of_fold(
     """
     _check_labels(labels, classes, len(images))
     fold = assign_folds(labels, folds, seed, groups)
+    images = at_side(images)
     network = len(images) >= NETWORK_FROM if network is None else network
     share = PATCH_SHARE if network else 1.0
     features = patch_features(images, seed=seed, progress=_part(progress, 0, share))
@@ -269,7 +270,7 @@ def network_scores(
 
     recipe = replace(FAST.recipe, epochs=NETWORK_EPOCHS, batch_size=NETWORK_BATCH)
     preset = replace(FAST, width=NETWORK_WIDTH, recipe=recipe)
-    data = ImageSet(at_side(images), labels, tuple(map(str, range(classes))), "audited images")
+    data = ImageSet(images, labels, tuple(map(str, range(classes))), "audited images")
     logits = np.zeros((len(labels), classes), np.float32)
     folds = int(fold.max()) + 1
     for number in range(folds):
