@@ -193,3 +193,72 @@ def test_start_beyond_the_epoch_is_refused():
     with pytest.raises(ParameterError, match="0 to 4"):
         list(Batches(noise(), batch_size=16).epoch(0, 5))
     assert list(Batches(noise(), batch_size=16).epoch(0, 4)) == []
+
+
+def shown_by(augment, data, seed=0, **options):
+    return next(Batches(data, batch_size=len(data), augment=augment, seed=seed, **UNIT, **options).epoch(0))
+
+
+def test_older_choices_keep_their_numbers_beside_new_kinds():
+    """Crop, flip and cut-out of an epoch are what they were before rotation, zoom and mix-up existed."""
+    old = Augment(crop=2, flip="random", cutout=3)
+    new = Augment(crop=2, flip="random", cutout=3, rotation=20, zoom=0.3, mixup=0.4)
+    before, after = (Batches(noise(), batch_size=7, augment=augment, seed=3)._plan(4) for augment in (old, new))
+    for name in ("rows", "top", "left", "mirror", "hole"):
+        assert torch.equal(getattr(before, name), getattr(after, name)), name
+    assert before.warp is None
+    assert before.share is None
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (18, 26)])
+def test_a_turned_and_enlarged_image_is_what_the_formula_gives(height, width):
+    """On a field that is linear in x and y, bilinear interpolation is exact, so every inner pixel is known."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    ramp = np.stack([100 + 2 * x, 90 + 3 * y, 80 + x + 2 * y], axis=-1).astype(np.uint8)
+    data = ImageSet(np.tile(ramp, (40, 1, 1, 1)), np.zeros(40, np.int64), ("a",), "ramp")
+    batches = Batches(data, batch_size=40, augment=Augment(rotation=30, zoom=0.3), **UNIT)
+    (images, _), plan = next(batches.epoch(0)), batches._plan(0)
+    angle, factor = torch.atan2(plan.warp[:, 1], plan.warp[:, 0]), 1 / plan.warp.norm(dim=1)
+    assert angle.abs().max() <= np.radians(30)
+    assert angle.abs().max() > np.radians(25)
+    assert 0.7 <= factor.min() < 0.75 < 1.25 < factor.max() <= 1.3
+    rows, columns = np.mgrid[:height, :width] + 0.5 - np.array([height / 2, width / 2])[:, None, None]
+    for image, a, s in zip(images.numpy(), angle.numpy(), factor.numpy(), strict=True):
+        source_x = (np.cos(a) * columns - np.sin(a) * rows) / s + width / 2
+        source_y = (np.sin(a) * columns + np.cos(a) * rows) / s + height / 2
+        inner = (source_x > 1) & (source_x < width - 1) & (source_y > 1) & (source_y < height - 1)
+        assert inner.mean() > 0.4
+        # The ramp was cut to whole grey levels: at most one level off each way.
+        np.testing.assert_allclose(image[0][inner], (100 + 2 * source_x)[inner], atol=1.1)
+        np.testing.assert_allclose(image[1][inner], (90 + 3 * source_y)[inner], atol=1.1)
+
+
+def test_mixup_mixes_images_and_labels_by_the_same_share():
+    data = noise(n=500)
+    plain, rows = shown_by(Augment(), data)
+    images, targets = shown_by(Augment(mixup=0.3), data)
+    share = targets[torch.arange(500), rows]
+    assert targets.shape == (500, 500)
+    torch.testing.assert_close(targets.sum(1), torch.ones(500))
+    torch.testing.assert_close(targets[torch.arange(500), rows.roll(1)], 1 - share)
+    by_hand = share[:, None, None, None] * plain + (1 - share[:, None, None, None]) * plain.roll(1, 0)
+    torch.testing.assert_close(images, by_hand, atol=1e-3, rtol=1e-5)
+    deviation = np.sqrt(0.25 / (2 * 0.3 + 1))  # of a Beta(0.3, 0.3)
+    assert abs(share.mean() - 0.5) < 5 * deviation / np.sqrt(500)
+    assert abs(share.std() - deviation) < 0.05
+
+
+@pytest.mark.parametrize("start", [1, 5])
+def test_new_kinds_start_anywhere_in_an_epoch_too(start):
+    augment = Augment(crop=1, flip="alternate", cutout=2, rotation=10, zoom=0.1, mixup=0.2)
+    whole = list(Batches(noise(), batch_size=7, augment=augment).epoch(2))
+    rest = Batches(noise(), batch_size=7, augment=augment).epoch(2, start)
+    for (x, y), (u, v) in zip(whole[start:], rest, strict=True):
+        assert torch.equal(x, u)
+        assert torch.equal(y, v)
+
+
+@pytest.mark.parametrize("wrong", [{"rotation": -1}, {"rotation": 181}, {"zoom": 1.0}, {"zoom": -0.1}, {"mixup": -1}])
+def test_new_kinds_refuse(wrong):
+    with pytest.raises(ParameterError, match=next(iter(wrong))):
+        Augment(**wrong)

@@ -29,6 +29,7 @@ SPEED = Recipe(
 )  # fmt: skip
 ADAM = Recipe(epochs=2, batch_size=64, optimizer="adamw", lr=2e-3, precision="fp32")
 SGD = Recipe(epochs=2, batch_size=64, lr=0.05, crop=2, flip="random", cutout=4)
+MIXED = replace(SGD, rotation=15, zoom=0.2, mixup=0.2, label_smoothing=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_loss_falls_in_twenty_steps(data: ImageSet) -> None:
     assert history[-1].loss < 0.8 * history[0].loss
 
 
-@pytest.mark.parametrize("recipe", [SPEED, ADAM, SGD], ids=["muon", "adamw", "sgd"])
+@pytest.mark.parametrize("recipe", [SPEED, ADAM, SGD, MIXED], ids=["muon", "adamw", "sgd", "mixed"])
 def test_same_seed_same_weights(data: ImageSet, recipe: Recipe) -> None:
     one, two, other = (fit(net(dropout=0.2), data, recipe, seed).model for seed in (1, 1, 2))
     assert same(weights(one), weights(two))
@@ -92,6 +93,26 @@ def test_interrupted_at_any_step_and_resumed(data: ImageSet, tmp_path: Path, sto
     assert whole.steps == resumed.steps
     assert whole.flops == resumed.flops
     assert not file.exists()
+
+
+def test_mixed_labels_are_learned_and_resumed(data: ImageSet, tmp_path: Path) -> None:
+    def stop(progress) -> None:
+        if progress.step == 11:
+            raise KeyboardInterrupt
+
+    whole = fit(net(), data, replace(MIXED, epochs=4), 3)
+    assert whole.history[-1].loss < whole.history[0].loss
+    with pytest.raises(KeyboardInterrupt):
+        fit(net(), data, replace(MIXED, epochs=4), 3, checkpoint=tmp_path / "run.pt", progress=stop)
+    resumed = fit(net(), data, replace(MIXED, epochs=4), 3, checkpoint=tmp_path / "run.pt")
+    assert same(weights(whole.model), weights(resumed.model))
+    assert whole.history[-1].accuracy == resumed.history[-1].accuracy > 0.15  # of the larger part's label
+
+
+def test_new_kinds_when_off_leave_the_recipes_digest_alone() -> None:
+    assert not {"rotation", "zoom", "mixup"} & set(SGD.to_dict())
+    assert {"rotation": 15, "zoom": 0.2, "mixup": 0.2}.items() <= MIXED.to_dict().items()
+    assert Recipe(**MIXED.to_dict()) == MIXED
 
 
 CHILD = """
