@@ -1,19 +1,17 @@
 """Audit of a labelled set of images: duplicates, low quality, wrong labels; a report, and a cleaned set."""
 
-from scaletut.audit.clean import FAULTS, Fault, Removal, removals, write_cleaned
+from scaletut.audit.clean import FAULTS, Removal, removals, write_cleaned
 from scaletut.audit.duplicates import DuplicatePairs, exact_duplicates, groups, near_duplicates, nearest_partner
 from scaletut.audit.labels import LabelIssues, label_issues, out_of_fold, ranking
 from scaletut.audit.quality import LowQuality, QualityFinding, Threshold, low_quality
-from scaletut.audit.report import CHECKS, Check, LabelIssue, LowQualityImage, NearDuplicate, Report, audit
+from scaletut.audit.report import CHECKS, LabelIssue, LowQualityImage, NearDuplicate, Report, audit
 from scaletut.audit.scores import DetectorScore, score
 
 __all__ = [
     "CHECKS",
     "FAULTS",
-    "Check",
     "DetectorScore",
     "DuplicatePairs",
-    "Fault",
     "LabelIssue",
     "LabelIssues",
     "LowQuality",

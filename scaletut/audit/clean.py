@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from scaletut.audit.report import Report
 
 Fault = Literal["exact_duplicates", "near_duplicates", "low_quality", "label_issues"]
+# What an image may leave the training set for.
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 Place = tuple[str, int]  # split and row: ("train", 17)
-Data = TypeVar("Data", ImageSet, TrainTest)
 TRAIN = "train"
 
 
@@ -107,7 +107,7 @@ def check_audited(report: Report, data: ImageSet | TrainTest) -> None:
         )
 
 
-def cleaned(report: Report, data: Data, faults: Sequence[Fault] = FAULTS) -> Data:
+def cleaned(report: Report, data: ImageSet | TrainTest, faults: Sequence[Fault] = FAULTS) -> ImageSet | TrainTest:
     """`data` without what `removals` lists; see `Report.clean`."""
     check_audited(report, data)
     train = splits(data)[TRAIN]

@@ -33,7 +33,7 @@ ABOUT = {
     "bright": ("Bright", "Nearly everything is close to white."),
     "blurred": ("Blurred", "Fine detail is missing, compared with coarse detail."),
     "noisy": ("Noisy", "Grain even in the quietest parts."),
-    "odd size": ("Odd size", "The file's area or shape is far from the usual; here it is cut and resized like all."),
+    "odd size": ("Odd size", "The file's area or shape is far from the usual."),
     "label_issues": (
         "Doubtful labels",
         "A classifier that never saw the image contradicts its label. It errs too, most often on unusual images: "
@@ -186,19 +186,19 @@ def _header(report: Report) -> str:
 
 def _tiles(report: Report) -> str:
     facts = report.summary
-    tiles = [
-        ("exact copies", facts.get("exact_duplicates"), "#exact_duplicates"),
-        ("near-duplicate pairs", facts.get("near_duplicates"), "#near_duplicates"),
-        ("of them across splits", facts.get("near_duplicates_across_splits"), "#near_duplicates"),
-        ("images of low quality", facts.get("low_quality"), ""),
-        ("doubtful labels", facts.get("label_issues"), "#label_issues"),
+    counts = [
+        ("exact copies", facts.get("exact_duplicates")),
+        ("near-duplicate pairs", facts.get("near_duplicates")),
+        ("of them across splits", facts.get("near_duplicates_across_splits")),
+        ("images of low quality", facts.get("low_quality")),
+        ("doubtful labels", facts.get("label_issues")),
     ]
     shares = [
         ("labels not doubted", facts.get("label_accuracy")),
         ("duplicates labelled alike", facts.get("consistency")),
-        ("files readable", facts.get("completeness")),
+        ("files readable", facts.get("completeness") if report.skipped or report.files else None),
     ]
-    cells = [_tile(f"{value:,}", name) for name, value, _ in tiles if value is not None]
+    cells = [_tile(f"{value:,}", name) for name, value in counts if value is not None]
     cells += [_tile(f"{100 * value:.1f} %", name) for name, value in shares if value is not None]
     return f'<ul class="tiles">{"".join(cells)}</ul>'
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -20,9 +20,9 @@ from scaletut.data import ImageSet, TrainTest
 from scaletut.errors import DataError, ParameterError
 
 Check = Literal["duplicates", "quality", "labels"]
+# What an audit looks for.
 CHECKS: tuple[Check, ...] = get_args(Check)
 Progress = Callable[[str, float], None]
-Data = TypeVar("Data", ImageSet, TrainTest)
 FORMAT = 1  # of the JSON
 
 
@@ -101,7 +101,7 @@ class Report:
             wanted = "give the text that `scaletut audit --json` wrote"
             raise DataError(f"not the JSON of an audit ({' '.join(str(error).split())}); {wanted}") from None
 
-    def clean(self, data: Data, *, faults: Sequence[Fault] = cleaning.FAULTS) -> Data:
+    def clean(self, data: ImageSet | TrainTest, *, faults: Sequence[Fault] = cleaning.FAULTS) -> ImageSet | TrainTest:
         """`data` without the training images that have one of the `faults`; a new set, and the test set as it was.
 
         `scaletut.audit.removals` tells which images leave and why.
