@@ -16,6 +16,13 @@ BIB = ROOT / "book" / "references.bib"
 # key: (first author's family name, year, title)
 WORKS = {
     "besiroglu2024": ("Besiroglu", 2024, "Chinchilla Scaling: A replication attempt"),
+    "dawid1979": (
+        "Dawid",
+        1979,
+        "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm",
+    ),
+    "devries2017": ("DeVries", 2017, "Improved Regularization of Convolutional Neural Networks with Cutout"),
+    "gidaris2018": ("Gidaris", 2018, "Unsupervised Representation Learning by Predicting Image Rotations"),
     "guo2017": ("Guo", 2017, "On Calibration of Modern Neural Networks"),
     "he2016": ("He", 2016, "Deep Residual Learning for Image Recognition"),
     "hoffmann2022": ("Hoffmann", 2022, "Training Compute-Optimal Large Language Models"),
@@ -37,18 +44,28 @@ WORKS = {
     "michaud2023": ("Michaud", 2023, "The Quantization Model of Neural Scaling"),
     "muennighoff2023": ("Muennighoff", 2023, "Scaling Data-Constrained Language Models"),
     "muller2019": ("Müller", 2019, "When Does Label Smoothing Help?"),
+    "paul2021": ("Paul", 2021, "Deep Learning on a Data Diet: Finding Important Examples Early in Training"),
     "rosenfeld2020": ("Rosenfeld", 2020, "A Constructive Prediction of the Generalization Error Across Scales"),
     "sardana2024": (
         "Sardana",
         2024,
         "Beyond Chinchilla-Optimal: Accounting for Inference in Language Model Scaling Laws",
     ),
+    "scheffer2001": ("Scheffer", 2001, "Active Hidden Markov Models for Information Extraction"),
+    "sener2018": ("Sener", 2018, "Active Learning for Convolutional Neural Networks: A Core-Set Approach"),
     "smith2019": (
         "Smith",
         2019,
         "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates",
     ),
+    "sorscher2022": ("Sorscher", 2022, "Beyond neural scaling laws: beating power law scaling via data pruning"),
     "tan2019": ("Tan", 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks"),
+    "wei2022": (
+        "Wei",
+        2022,
+        "Learning with Noisy Labels Revisited: A Study Using Real-World Human Annotations",
+    ),
+    "zhang2018": ("Zhang", 2018, "mixup: Beyond Empirical Risk Minimization"),
     "zhang2019": ("Zhang", 2019, "Lookahead Optimizer: k steps forward, 1 step back"),
 }
 
