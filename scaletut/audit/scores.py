@@ -65,7 +65,8 @@ def wilson(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     share = hits / n
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    # Exact at the ends, where rounding would leave 1e-16.
+    return (0.0 if hits == 0 else float(middle - half)), (1.0 if hits == n else float(middle + half))
 
 
 def score(report: Report, data: ImageSet | TrainTest) -> tuple[DetectorScore, ...]:
