@@ -1,10 +1,10 @@
 """The fitter against what others do, on the Chinchilla table (or a simulated one): time, objective, standard errors.
 
-    OMP_NUM_THREADS=1 python benchmarks/scaling_fit.py [--repeats 15] [--sampled 40]
+    OMP_NUM_THREADS=1 python benchmarks/scaling_fit.py [--repeats 15] [--sampled 40] [--chinchilla VENV/bin/python]
 
 Rivals, interleaved with ours in one process on one core: scipy's BFGS with an analytic gradient from the 4,500 starts
 of Hoffmann et al. 2022 (a sample of them, times 4,500 over the sample), one BFGS run a bootstrap sample (again a
-sample), and the package `chinchilla` from PyPI where it is installed (a sample of its starts).
+sample), and on request the package `chinchilla` from PyPI, in an environment of its own (a sample of its starts).
 Reads $SCALETUT_DATA/scaling/svg_extracted_data.csv; without it, runs simulated from the published coefficients.
 """
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,38 +123,54 @@ def bootstraps(table: RunTable, sampled: int) -> None:
         print("  first samples ", ", ".join(f"{name} {value:.6g}" for name, value in zip(names, row, strict=True)))
 
 
-def chinchilla_package(table: RunTable) -> None:
-    """PyPI's `chinchilla` from a small grid, scaled to 4,500 starts; skipped, and said so, where it is absent."""
-    try:
-        import chinchilla  # noqa: F401
-    except ImportError:
-        print("PyPI chinchilla  SKIPPED: not installed (pip install chinchilla, in an environment of its own)")
+CHINCHILLA = """
+import contextlib, functools, io, json, sys, tempfile, time
+import pandas as pd
+from chinchilla import Chinchilla
+from chinchilla._metrics import log_huber
+columns = json.load(sys.stdin)
+with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    pd.DataFrame(columns).to_csv(folder + "/df.csv", index=False)
+    grid = {"E": [1.0, 1.7], "A": [100.0, 1000.0], "B": [100.0, 1000.0], "alpha": [0.3, 0.5],
+            "beta": [0.3, 0.5]}
+    loss = functools.partial(log_huber, delta=1e-3)
+    model = Chinchilla(folder, param_grid=grid, loss_fn=loss, log_level=50)
+    started = time.process_time()
+    model.fit(parallel=False, simulation=False)
+    seconds = time.process_time() - started
+found = {name: float(getattr(model, name)) for name in ("A", "B", "E", "alpha", "beta")}
+print(json.dumps({"seconds": seconds, "parameters": found}))
+"""
+GRID = 32  # starts of the grid above
+
+
+def chinchilla_package(table: RunTable, python: str) -> None:
+    """PyPI's `chinchilla` in an environment of its own, from 32 starts, scaled to 4,500; skipped, and said so."""
+    if not python:
+        print("PyPI chinchilla  SKIPPED: name an interpreter that has it, --chinchilla VENV/bin/python")
         return
-    import tempfile
-
-    import pandas as pd
-    from chinchilla import Chinchilla
-
-    with tempfile.TemporaryDirectory() as folder:
-        frame = pd.DataFrame({"C": 6 * table.params * table.examples, "N": table.params, "D": table.examples,
-                              "loss": table.loss})  # fmt: skip
-        frame.to_csv(Path(folder) / "df.csv", index=False)
-        grid = {"E": [1.0, 1.7], "A": [100, 1000], "B": [100, 1000], "alpha": [0.3, 0.5], "beta": [0.3, 0.5]}
-        model = Chinchilla(folder, param_grid=grid)
-        seconds = timed(lambda: model.fit(parallel=False))
-    print(f"PyPI chinchilla  {seconds * 4500 / 32:8.1f} s  (from 32 of 4,500 starts)")
+    columns = {"C": 6 * table.params * table.examples, "N": table.params, "D": table.examples, "loss": table.loss}
+    text = json.dumps({name: column.tolist() for name, column in columns.items()})
+    done = subprocess.run([python, "-c", CHINCHILLA], input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"PyPI chinchilla  FAILED: {done.stderr.strip().splitlines()[-1]}")
+        return
+    told = json.loads(done.stdout)
+    words = ", ".join(f"{name} {value:.5g}" for name, value in told["parameters"].items())
+    print(f"PyPI chinchilla  {told['seconds'] * 4500 / GRID:8.1f} s  (from {GRID} of 4,500 starts; {words})")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--repeats", type=int, default=15)
     options.add_argument("--sampled", type=int, default=40)
+    options.add_argument("--chinchilla", default="", metavar="PYTHON", help="also time PyPI's package, installed there")
     given = options.parse_args()
     table, kind = runs()
     print(f"{len(table)} {kind}, Huber {DELTA:g}, processor time of one core; load {os.getloadavg()[0]:.1f}")
     point_fits(table, given.repeats, given.sampled)
     bootstraps(table, given.sampled)
-    chinchilla_package(table)
+    chinchilla_package(table, given.chinchilla)
 
 
 if __name__ == "__main__":
