@@ -28,14 +28,14 @@ FITTED = 20_000  # images that the projections are computed from
 QUERIES = 1024  # at a time: their similarities to 60,000 images are 250 MB
 CHUNK = 64  # similarities of which only the largest is looked at first
 INNER = 28  # pixels: a copy may be enlarged by an eighth, or be what another image was enlarged to
+OUTLYING = 4.0  # robust deviations of an amplitude of the grain beyond which it does not count for more
 REACH = 3  # pixels that a copy may be moved, each way
 PROMISING = 0.25  # share of the images whose candidates are compared in detail
 PAIRS = 2048  # compared in detail at a time
 COARSE, FINE = 9, 3  # pixels: structure up to this size is compared as colour, up to that as grain
 COMPARISONS = 4  # colour, outline, structure, grain
-STANDS_OUT = (
-    4.6  # robust deviations; chance pairs of generated sets, at n up to 4,000, stay below (none planted: 1 above)
-)
+STANDS_OUT = 3.5  # robust deviations; in generated sets one chance pair in a thousand images reaches it
+FLOOR = -0.5  # units below zero that count: a copy that was moved stands out in half of the comparisons only
 REASON = (
     f"as much as a pair that stands out from the next neighbours by {STANDS_OUT} of this set's robust deviations "
     f"in each of {COMPARISONS} comparisons"
@@ -184,7 +184,7 @@ def _standing(close: np.ndarray) -> np.ndarray:
     middle = np.median(best, axis=-1)
     spread = 1.4826 * np.median(np.abs(best - middle[:, None]), axis=-1)
     units = (gaps - middle[:, None, None, None]) / np.maximum(spread, 1e-6)[:, None, None, None]
-    return np.where(units > 0, np.log1p(np.maximum(units, 0)), np.maximum(units, -1))
+    return np.where(units > 0, np.log1p(np.maximum(units, 0)), np.maximum(units, FLOOR))
 
 
 def _decided(pairs: _Pairs, n: int) -> DuplicatePairs:
@@ -219,7 +219,7 @@ class _Description:
     """Three parts, each a unit vector of `DIMENSIONS` numbers: colour, outline, grain."""
 
     projections: tuple[np.ndarray, ...]
-    grain_mean: np.ndarray
+    grain_middle: np.ndarray
     grain_scale: np.ndarray
 
     @classmethod
@@ -227,16 +227,18 @@ class _Description:
         draw = np.random.default_rng(seed)
         some = images[np.sort(draw.permutation(len(images))[:FITTED])]
         spectra = _grain(some)
-        mean, scale = spectra.mean(axis=0), spectra.std(axis=0) + 1e-3
+        middle = np.median(spectra, axis=0)  # robust: a few blurred images, which have no grain, must not set the scale
+        scale = 1.4826 * np.median(np.abs(spectra - middle), axis=0) + 1e-3
         random = draw.standard_normal((spectra.shape[1], DIMENSIONS)).astype(np.float32)
         parts = [_components(part(some)) for part in (_colour, _outline)]
-        return cls((*parts, random), mean, scale)
+        return cls((*parts, random), middle, scale)
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """Unit vectors float32 (n, d) of each part."""
         result: list[list[np.ndarray]] = [[], [], []]
         for block in _blocks(images, 4096):
-            raw = (_colour(block), _outline(block), (_grain(block) - self.grain_mean) / self.grain_scale)
+            grain = np.clip((_grain(block) - self.grain_middle) / self.grain_scale, -OUTLYING, OUTLYING)
+            raw = (_colour(block), _outline(block), grain)
             for out, part, projection in zip(result, raw, self.projections, strict=True):
                 out.append(_unit(part @ projection))
         return [np.concatenate(part) for part in result]
