@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from scaletut.scaling.coordinates import Coordinates
 from scaletut.scaling.laws import LAWS
@@ -45,6 +44,8 @@ class Combination:
 
     def band(self, columns: Mapping[str, np.ndarray], level: float) -> tuple[np.ndarray, np.ndarray]:
         """Low and high (n,) of a new run's loss: Student's t about the prediction, wider the farther out."""
+        from scipy.special import stdtrit  # slow to import, and seldom wanted
+
         beyond = np.maximum(np.log(columns["params"]) + np.log(columns["examples"]) - self.edge, 0.0)
         width = stdtrit(self.freedom, (1 + level) / 2) * np.hypot(self.noise, self.drift * beyond)
         loss = self.predict(columns)
