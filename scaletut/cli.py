@@ -131,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_audit(commands)
     _add_scaling(commands)
+    _add_sweep(commands)
     return parser
 
 
@@ -233,6 +234,45 @@ def _add_audit(commands: Any) -> None:
     audit.add_argument("--seed", type=int, default=0, metavar="S", help="of zipf10 and of what judges the labels")
 
 
+def _add_sweep(commands: Any) -> None:
+    sweep = _command(
+        commands,
+        "sweep",
+        _sweep("run_sweep"),
+        "train every run of a plan, here or on Ray; what is finished is never run again",
+        "scaletut sweep plan.yaml --dry-run",
+        "scaletut sweep plan.yaml --workers 2 --resume",
+        "scaletut sweep plan.yaml --executor ray --address auto",
+    )
+    sweep.add_argument("plan", type=Path, metavar="PLAN.yaml")
+    sweep.add_argument("--executor", default="local", choices=("local", "ray"))
+    sweep.add_argument("--address", default="", metavar="ADDR", help="of a Ray cluster; empty: this machine")
+    sweep.add_argument("--workers", type=_count, default=1, metavar="N", help="processes of the local executor")
+    sweep.add_argument("--threads", type=_count, default=1, metavar="N", help="threads of each process")
+    sweep.add_argument("--cpus", type=float, default=1, metavar="N", help="cores that a run takes on Ray")
+    sweep.add_argument("--gpus", type=float, default=0, metavar="N", help="GPUs that a run takes on Ray")
+    sweep.add_argument("--resume", action="store_true", help="go on where an earlier call ended")
+    sweep.add_argument("--dry-run", action="store_true", help="runs, FLOPs, memory and hours; nothing is trained")
+    sweep.add_argument("--out", type=Path, metavar="DIR", help="folder of the records; _build/sweeps/NAME if empty")
+
+    watch = _command(
+        commands,
+        "watch",
+        _sweep("run_watch"),
+        "show how far a sweep is, and the law through its runs so far",
+        "scaletut watch _build/sweeps/my_sweep",
+    )
+    watch.add_argument("folder", type=Path, metavar="DIR")
+    watch.add_argument("--once", action="store_true", help="print once and end")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a count; give 1 or more")
+    return number
+
+
 def _add_scaling(commands: Any) -> None:
     fit = _command(
         commands,
@@ -315,6 +355,14 @@ def _add_table(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
 
 
+def _scaling(name: str) -> Callable[[argparse.Namespace], int]:
+    return _in_module("scaletut.cli_scaling", name)
+
+
+def _sweep(name: str) -> Callable[[argparse.Namespace], int]:
+    return _in_module("scaletut.cli_sweep", name)
+
+
 def _in_module(module: str, name: str) -> Callable[[argparse.Namespace], int]:
     """The command `name` of `module`, which is imported when it is called."""
 
@@ -322,15 +370,6 @@ def _in_module(module: str, name: str) -> Callable[[argparse.Namespace], int]:
         import importlib
 
         return getattr(importlib.import_module(module), name)(options)
-
-    return call
-
-
-def _scaling(name: str) -> Callable[[argparse.Namespace], int]:
-    def call(options: argparse.Namespace) -> int:
-        from scaletut import cli_scaling
-
-        return getattr(cli_scaling, name)(options)
 
     return call
 

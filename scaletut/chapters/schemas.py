@@ -120,18 +120,18 @@ class Cleaning(Chapter):
     by_profile = types.MappingProxyType(
         {
             "quick": {
-                "data": "zipf10:classes=equal,patterns=100,duplicates=20,near_duplicates=100,blurred=20",
+                "data": "zipf10:classes=equal,patterns=600,duplicates=20,near_duplicates=100,blurred=20",
                 "labels": "0.4",
                 "train_examples": 1000,
                 "epochs": 6,
-                "width": 8,
+                "width": 16,
                 "seeds": 2,
             },
             "laptop": {
                 "data": "cifar10",
                 "labels": "worst,random1,aggregate",
-                "train_examples": 4000,
-                "epochs": 6,
+                "train_examples": 3000,
+                "epochs": 5,
                 "width": 16,
                 "seeds": 5,
             },

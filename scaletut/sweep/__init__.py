@@ -1,0 +1,47 @@
+"""Many runs from one plan: validated first, resumable at any moment, on this machine or on Ray."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scaletut.sweep.plan import RunSpec, SweepPlan, WidthRule, checked_plan, load_plan
+
+if TYPE_CHECKING:
+    from scaletut.sweep.forecast import Forecast, forecast
+    from scaletut.sweep.local import Event, run_local
+    from scaletut.sweep.on_ray import run_on_ray
+    from scaletut.sweep.store import Store, SweepError, left_out, run_table
+
+__all__ = [
+    "Event",
+    "Forecast",
+    "RunSpec",
+    "Store",
+    "SweepError",
+    "SweepPlan",
+    "WidthRule",
+    "checked_plan",
+    "forecast",
+    "left_out",
+    "load_plan",
+    "run_local",
+    "run_on_ray",
+    "run_table",
+]
+
+_ROOMS = {
+    "forecast": ("Forecast", "forecast"),
+    "local": ("Event", "run_local"),
+    "on_ray": ("run_on_ray",),
+    "store": ("Store", "SweepError", "left_out", "run_table"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch only when it is asked for."""
+    import importlib
+
+    for module, names in _ROOMS.items():
+        if name in names:
+            return getattr(importlib.import_module(f"scaletut.sweep.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
