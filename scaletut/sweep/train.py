@@ -117,11 +117,10 @@ def _values(ready: Prepared, result: TrainingResult) -> dict[str, Value]:
         "training_flops": Value(result.flops, "FLOP"),
         "seconds": Value(result.seconds, "s"),
     }
-    if result.status == "diverged":
+    logits = result.predict(ready.scored, views=ready.preset.views)
+    if result.status == "diverged" or not np.isfinite(logits).all():
         return values
-    outcome = report(result.predict(ready.scored, views=ready.preset.views), ready.scored.labels)
-    if not math.isfinite(outcome.cross_entropy):
-        return values
+    outcome = report(logits, ready.scored.labels)
     return values | {"loss": Value(outcome.cross_entropy, "nats"), "accuracy": Value(100 * outcome.accuracy, "%")}
 
 
