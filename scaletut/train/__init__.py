@@ -4,6 +4,7 @@ from scaletut.train.device import Execution, execution, pick_device
 from scaletut.train.loop import EpochStats, Progress, TrainingResult, fit, predict, training_flops
 from scaletut.train.metrics import ClassificationReport, calibration_bins, report
 from scaletut.train.recipe import Recipe
+from scaletut.train.selfsupervised import pretrain, quarter_turns
 
 __all__ = [
     "ClassificationReport",
@@ -17,6 +18,8 @@ __all__ = [
     "fit",
     "pick_device",
     "predict",
+    "pretrain",
+    "quarter_turns",
     "report",
     "training_flops",
 ]
