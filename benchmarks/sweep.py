@@ -1,7 +1,7 @@
 """What the sweep engine costs beyond the training: seconds to expand and to resume a plan, milliseconds a run.
 
     python benchmarks/sweep.py
-    python benchmarks/sweep.py --kills 50    # a driver and its workers killed at random moments, then the records counted
+    python benchmarks/sweep.py --kills 50    # driver and workers killed at random moments, then the records counted
 
 The bars: 10,000 runs expand in under 2 s and resume in under 5 s; a run costs under 50 ms beyond its training.
 """
