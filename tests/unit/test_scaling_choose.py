@@ -53,7 +53,7 @@ def test_extrapolation_of_a_curve(law: str) -> None:
     seen = curve.examples < 1e5
     found = extrapolate(curve.take(seen), curve.examples[~seen])
     truth = simulate(law, TRUTH[law], {"x": curve.examples[~seen]}, noise="normal", scale=0.0, seed=0).loss
-    assert np.sqrt(np.mean(np.log(found.loss / truth) ** 2)) < 0.08
+    assert np.sqrt(np.mean(np.log(found.loss / truth) ** 2)) < 0.1
     assert np.all(found.low < found.high)
 
 
