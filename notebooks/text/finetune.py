@@ -35,7 +35,7 @@
 # | profile | data | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | Zipf-10, made on the spot | any processor | under two minutes | see the receipt | none |
-# | `laptop` | CIFAR-10 | one processor core | [33.2 min](#finetune.run_minutes) | [4.49 GB](#finetune.run_peak_memory) | <span class="given">170 MB</span> |
+# | `laptop` | CIFAR-10 | one processor core | [117 min](#finetune.run_minutes) | [4.47 GB](#finetune.run_peak_memory) | <span class="given">170 MB</span> |
 # | `gpu` | CIFAR-10, all of it | a Colab T4 | not recorded yet | not recorded yet | <span class="given">215 MB</span> |
 #
 # A number with a dotted line under it leads to the run that produced it.
@@ -58,7 +58,8 @@ if "google.colab" in sys.modules:
     source = Path(wheel).resolve().as_uri() if wheel else "git+https://github.com/scale-measured/scale-measured"
     # %pip install --quiet "scaletut[transfer] @ {source}"
 
-needed = ("scaletut", "torch", "safetensors", "sklearn", "pandas", "matplotlib", "efficientnet_lite_pytorch")
+needed = ("scaletut", "torch", "safetensors", "sklearn", "pandas", "matplotlib")
+needed += ("efficientnet_lite_pytorch",)
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
 if missing:
     remedy = "run  pip install 'scaletut[train,transfer]'  and restart the kernel"
@@ -110,16 +111,16 @@ print(p)
 # %% [markdown]
 # What the chapter finds is kept in two places: `claims` are sentences that can turn out false, `numbers` are the values that the text links to.
 # Two helpers keep the cells short.
-# What depends on the speed of this machine is left out of `quick` records, because another machine is compared with them.
+# The receipt compares `quick` runs of two machines, so what depends on a machine's speed is left out of their records (`compare=False`).
 
-# %% tags=["prepare"]
+# %%
 claims, numbers = Claims("finetune"), {}
 
 
-def keep(name, samples, unit="", by_clock=False):
+def keep(name, samples, unit="", compare=True):
     """Mean and interval of `samples`, one a seed; noted for the record under `name`."""
     value = Value.of(np.atleast_1d(samples), unit)
-    if not (by_clock and p.profile == "quick"):
+    if compare or p.profile != "quick":
         numbers[name] = value
     return value
 
@@ -152,7 +153,10 @@ train = pool.split(p.train_examples, seed=0)[1] if p.train_examples < len(pool) 
 
 # %%
 sets = {"training": train, "validation": validation, "test": test}
-facts = {name: (len(one), one.images.shape[1:], one.images.dtype, one.digest[:12]) for name, one in sets.items()}
+facts = {
+    name: (len(one), one.images.shape[1:], one.images.dtype, one.digest[:12])
+    for name, one in sets.items()
+}
 pd.DataFrame(facts, index=["images", "shape", "type", "digest"]).T
 
 # %% [markdown]
@@ -222,7 +226,8 @@ print(f"by layers {2 * cost.macs:>12,} FLOPs\nPyTorch   {counter.get_total_flops
 # %%
 keep("resnet20_macs", cost.macs / 1e6, "M MACs")
 claims.check(
-    "Multiply-accumulates summed layer by layer, Σ N_k D_k, are what PyTorch's counter finds, exactly.",
+    "Multiply-accumulates summed layer by layer, Σ N_k D_k, are what PyTorch's counter finds, "
+    "exactly.",
     counter.get_total_flops() == 2 * cost.macs,
 );
 
@@ -241,7 +246,9 @@ def part(layer):
     """The group of layers that a layer is counted with."""
     if layer["kind"] == "Conv2d":
         return f"convolutions, {layer['output_shape'][0]} channels"
-    return {"BatchNorm2d": "batch norms", "ReLU": "activations"}.get(layer["kind"], "pool and last layer")
+    return {"BatchNorm2d": "batch norms", "ReLU": "activations"}.get(
+        layer["kind"], "pool and last layer"
+    )
 
 
 # %%
@@ -254,9 +261,18 @@ shares.rename(columns={"macs": "% of MACs", "seconds": "% of time"}).round(1)
 figure, axes = figures.panels(1, 1)
 rows = np.arange(len(shares))
 axes.barh(rows - 0.2, shares["macs"], 0.38, label="share of multiply-accumulates")
-axes.barh(rows + 0.2, shares["seconds"], 0.38, label="share of forward time", hatch="//", edgecolor="white")
+axes.barh(
+    rows + 0.2,
+    shares["seconds"],
+    0.38,
+    label="share of forward time",
+    hatch="//",
+    edgecolor="white",
+)
 axes.set_yticks(rows, shares.index)
-axes.set(xlabel="share of the whole (%)", title="Where the count says nothing, the clock still runs")
+axes.set(
+    xlabel="share of the whole (%)", title="Where the count says nothing, the clock still runs"
+)
 axes.invert_yaxis()
 axes.legend()
 plt.show()
@@ -264,14 +280,17 @@ plt.show()
 # %%
 free = shares.loc[shares["macs"] == 0, "seconds"].sum()
 rates = shares.loc[shares.index.str.startswith("conv"), "GFLOP/s"]
-keep("free_time", free, "%", by_clock=True)
-keep("rate_spread", rates.max() / rates.min(), "×", by_clock=True)
-print(f"{free:.0f} % of the time for nothing that is counted; rates differ {rates.max() / rates.min():.1f}-fold")
+keep("free_time", free, "%", compare=False)
+keep("rate_spread", rates.max() / rates.min(), "×", compare=False)
+print(
+    f"{free:.0f} % of the time for nothing that is counted; rates differ "
+    f"{rates.max() / rates.min():.1f}-fold"
+)
 
 # %% [markdown]
 # Norms and activations read and write every value once and do next to nothing with it.
-# The processor waits for memory, and the count cannot see that: they take [16.8 %](#finetune.free_time) of the forward pass.
-# The convolutions do not run at one speed either, though their arithmetic is the same: the fastest group reaches [1.93×](#finetune.rate_spread) the rate of the slowest, because the shape of a layer decides how well it keeps the processor's units busy.
+# The processor waits for memory, and the count cannot see that: they take [9.31 %](#finetune.free_time) of the forward pass.
+# The convolutions do not run at one speed either, though their arithmetic is the same: the fastest group reaches [1.81×](#finetune.rate_spread) the rate of the slowest, because the shape of a layer decides how well it keeps the processor's units busy.
 #
 # > **Takeaway.**
 # > A network's count, here [40.8 M MACs](#finetune.resnet20_macs) an image, says what has to be computed; what it costs has to be measured.
@@ -289,11 +308,16 @@ class Block(nn.Module):
 
     def __init__(self, before, after, stride):
         super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.conv1, self.norm1 = (
+            nn.Conv2d(before, after, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(after),
+        )
         self.conv2, self.norm2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
         self.shortcut = nn.Identity()
         if before != after:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)
+            )
 
     def forward(self, x):
         y = F.relu(self.norm1(self.conv1(x)))
@@ -311,7 +335,9 @@ def residual_net(depth, num_classes):
     pairs = zip([16, *widths[:-1]], widths, strict=True)
     blocks = [Block(before, after, stride=1 if before == after else 2) for before, after in pairs]
     first = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
-    return nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes))
+    return nn.Sequential(
+        *first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes)
+    )
 
 
 # %%
@@ -332,7 +358,8 @@ print(f"largest difference {difference:.1e}")
 
 # %%
 claims.check(
-    "The residual net built here in plain PyTorch and the library's have the same number of parameters "
+    "The residual net built here in plain PyTorch and the library's have the same number of "
+    "parameters "
     "and, with the same weights, the same outputs.",
     count_parameters(ours) == count_parameters(resnet20) and difference < 1e-5,
 );
@@ -346,13 +373,18 @@ claims.check(
 #
 # The strongest recipe in this chapter is a small *speed net* after Jordan {cite:p}`jordan2024`, made to reach a good accuracy soon.
 # Its first layer is not learned: it *whitens* small patches, so that what comes after sees decorrelated input from the first step.
+#
+# Here is its recipe, beside the two that it will be compared with: only the lines in which they differ.
 
 # %%
 FAST = PRESETS["fast"]
-print(FAST.recipe)
+recipes = pd.DataFrame(
+    {name: PRESETS[name].recipe.to_dict() for name in ("fast", "tutorial", "resnet20")}
+)
+recipes[recipes.nunique(axis=1, dropna=False) > 1]
 
 # %% [markdown]
-# Read it as a list of decisions: Muon {cite:p}`jordan2024muon` for the filters, a rate that falls to zero, smoothed labels, random crops, flips that alternate from epoch to epoch.
+# Read the first column as a list of decisions: Muon {cite:p}`jordan2024muon` for the filters, a rate that falls to zero, smoothed labels, random crops, flips that alternate from epoch to epoch.
 # What each of them buys is measured below.
 #
 # The preset is made for fifty thousand images in batches of 512.
@@ -360,9 +392,12 @@ print(FAST.recipe)
 
 # %%
 def speed(preset=FAST, images=train, epochs=p.epochs, batch=0):
-    """A speed-net preset at this chapter's width, with about 40 steps an epoch unless `batch` says otherwise."""
+    """A speed-net preset at this chapter's width, with about 40 steps an epoch unless `batch`
+    says otherwise."""
     batch = batch or min(512, max(64, 2 ** round(np.log2(len(images) / 40))))
-    return replace(preset, width=p.width / 32, recipe=replace(preset.recipe, epochs=epochs, batch_size=batch))
+    return replace(
+        preset, width=p.width / 32, recipe=replace(preset.recipe, epochs=epochs, batch_size=batch)
+    )
 
 
 # %%
@@ -390,8 +425,9 @@ for number, (name, column) in enumerate({"training": "", "validation": "validati
     left.plot(history.index, history[f"{column}loss"], **look)
     right.plot(history.index, 100 * history[f"{column}accuracy"], **look)
 left.axhline(floor, linestyle="--", color=figures.QUIET, label="floor, training")
-left.set(xlabel="epoch", ylabel="loss (nats)", title="Loss falls", ylim=(0, None), xticks=history.index)
-right.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy rises", xticks=history.index)
+left.set(xlabel="epoch", ylabel="loss (nats)", title="Loss falls", ylim=(0, None))
+right.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy rises")
+figures.count_in_whole_numbers(left, right)
 left.legend()
 plt.show()
 
@@ -416,13 +452,15 @@ macs = {name: complexity(net, input_shape).macs / 1e6 for name, net in nets.item
 pd.DataFrame({"million MACs an image": macs}).round(1)
 
 # %% [markdown]
+# By the count the speed net, at this width, and the tutorial's net cost about the same, and ResNet-20 four times as much.
+#
 # > **Guess first.**
-# > The tutorial's net is the cheapest by far.
-# > Will it see the most images in that time, and will that make it win?
+# > How many images will each of them see in the same time, and in which order will they end?
 
 # %%
 def length(preset, seconds):
-    """The preset with as many epochs as fit into `seconds` here, by the second of two short trials."""
+    """The preset with as many epochs as fit into `seconds` here, by the second of two short
+    trials."""
     trial = replace(preset, recipe=replace(preset.recipe, epochs=p.epochs / 10))
     rate = [run_preset(trial, train, p.seed).images_per_second for _ in range(2)][-1]
     return replace(preset, recipe=replace(preset.recipe, epochs=rate * seconds / len(train)))
@@ -444,8 +482,8 @@ def accuracy(run, images=test, views=1):
 score = {name: [accuracy(run) for run in these] for name, these in runs.items()}
 reached = {
     "speed net": keep("speed_net_accuracy", score["speed net"], "%"),
-    "tutorial": keep("tutorial_accuracy", score["tutorial"], "%", by_clock=True),
-    "ResNet-20": keep("resnet20_accuracy", score["ResNet-20"], "%", by_clock=True),
+    "tutorial": keep("tutorial_accuracy", score["tutorial"], "%", compare=False),
+    "ResNet-20": keep("resnet20_accuracy", score["ResNet-20"], "%", compare=False),
 }
 
 # %%
@@ -460,17 +498,23 @@ columns = {
     "GFLOP/s": mean_of(lambda run: run.flops / run.seconds / 1e9),
     "epochs": mean_of(lambda run: run.images_per_second * run.seconds / len(train)),
 }
-pd.DataFrame(columns).round(1).assign(accuracy={name: shown(value) for name, value in reached.items()})
+pd.DataFrame(columns).round(1).assign(
+    accuracy={name: shown(value) for name, value in reached.items()}
+)
 
 # %% mystnb={"image": {"alt": "Test accuracy in percent after equal training time, a dot with an interval for each of three recipes: the speed net, the tutorial's stack of convolutions, and ResNet-20."}}
 figure, axes = figures.panels(1, 1, height=2.2)
 figures.dots_with_intervals(axes, list(reached), list(reached.values()))
-axes.set(xlabel="test accuracy (%), mean and 95 % interval", title="Same seconds, three recipes", xlim=(0, 100))
+axes.set(
+    xlabel="test accuracy (%), mean and 95 % interval",
+    title="Same seconds, three recipes",
+    xlim=(0, 100),
+)
 plt.show()
 
 # %%
 ahead = np.subtract(score["speed net"], score["tutorial"])
-keep("ahead_of_tutorial", ahead, "points", by_clock=True)
+keep("ahead_of_tutorial", ahead, "points", compare=False)
 lead = min(np.subtract(score["speed net"], score["ResNet-20"]))
 claims.check(
     "In the same training time the whitened speed net gets further than ResNet-20, in every seed.",
@@ -478,13 +522,13 @@ claims.check(
 );
 
 # %% [markdown]
-# The tutorial's net is cheap in multiply-accumulates, yet it does not turn that into speed: with small batches the time goes into starting operations, not into arithmetic, as its GFLOP/s show.
+# The tutorial's net costs what the speed net costs, and yet it sees fewer images in the same time: in batches of 32 much of the time goes into starting operations, not into arithmetic, as its GFLOP/s show.
 # ResNet-20 passes ninety percent after a few hundred epochs {cite:p}`he2016`, but its many thin layers are slow here, and a short run ends before it gets anywhere.
 #
-# Every comparison is within a seed, so the difference has an interval of its own: the speed net is ahead of the tutorial by [22.7 ± 0.9 points](#finetune.ahead_of_tutorial).
+# Every comparison is within a seed, so the difference has an interval of its own: the speed net is ahead of the tutorial by [22 ± 5 points](#finetune.ahead_of_tutorial).
 #
 # > **Takeaway.**
-# > Compare recipes at equal time, not at equal epochs: here that puts the speed net at [81.5 ± 1.6 %](#finetune.speed_net_accuracy) and the tutorial's recipe at [59 ± 2 %](#finetune.tutorial_accuracy).
+# > Compare recipes at equal time, not at equal epochs: here that puts the speed net at [76 ± 2 %](#finetune.speed_net_accuracy) and the tutorial's recipe at [55 ± 3 %](#finetune.tutorial_accuracy).
 
 # %% [markdown]
 # ## What each ingredient buys
@@ -504,7 +548,9 @@ print(f"{len(few):,} training images, {len(exam):,} test images")
 
 # %%
 names = ["no_whitening", "no_muon", "constant_rate"] if p.profile == "quick" else [*ABLATIONS]
-names = [name for name in names if name != "one_view"]  # the same weights, looked at once: no run of its own
+names = [
+    name for name in names if name != "one_view"
+]  # the same weights, looked at once: no run of its own
 pd.DataFrame({"what is different": {name: ABLATIONS[name].about for name in names}})
 
 # %%
@@ -522,20 +568,21 @@ for name, scores in sorted(without.items(), key=lambda item: np.mean(item[1])):
 listed(change, "change in accuracy")
 
 # %% mystnb={"image": {"alt": "Change in test accuracy, in percentage points, when one ingredient of the recipe is taken away: a dot with a 95 percent interval for each ingredient, sorted, and a vertical line at no change."}}
-def draw_changes(changes, title):
-    """A dot and an interval for each change (points), around a line at none."""
-    axes = figures.panels(1, 1, height=1 + 0.32 * len(changes))[1]
-    figures.dots_with_intervals(axes, [name.replace("_", " ") for name in changes], list(changes.values()))
-    axes.axvline(0, color=figures.QUIET, linewidth=1)
-    axes.set(xlabel="change in test accuracy (points), mean and 95 % interval", title=title)
-    plt.show()
-
-
-draw_changes(change, "What its absence costs")
+figure, axes = figures.panels(1, 1, height=1 + 0.32 * len(change))
+figures.dots_with_intervals(
+    axes, [name.replace("_", " ") for name in change], list(change.values())
+)
+axes.axvline(0, color=figures.QUIET, linewidth=1)
+axes.set(
+    xlabel="change in test accuracy (points), mean and 95 % interval",
+    title="What its absence costs",
+)
+plt.show()
 
 # %%
-sure = [name for name, value in change.items() if value.high < 0]
-open_question = [name for name, value in change.items() if value.low <= 0 <= value.high]
+measured = {name: value for name, value in change.items() if value.n > 1}
+sure = [name for name, value in measured.items() if value.high < 0]
+open_question = [name for name, value in measured.items() if value.low <= 0 <= value.high]
 print("costs accuracy when absent:", ", ".join(sure) or "none is sure at this n")
 print("cannot be told from nothing:", ", ".join(open_question) or "none")
 
@@ -551,11 +598,11 @@ claims.check(
 # An interval that crosses zero does not say that the ingredient is useless.
 # It says that this many seeds, on this many images, cannot tell; more of either would narrow it.
 # Two cautions belong to the largest bars.
-# The rates of the SGD variant were made for larger batches and have not been tuned again for these, so its bar is what the exchange costs here, not what SGD could reach.
+# The rates of the SGD variant were tuned by ten random draws on held-out images, at this size; a longer search would narrow the gap, for Muon's rates had more attention.
 # And under a constant rate the seeds disagree widely: such a run ends well or badly by the luck of its last steps, which is itself a reason to let the rate fall.
 #
 # > **Takeaway.**
-# > Ingredients are worth what their absence costs here and now: without the whitening layer the accuracy changes by [−1.0 ± 0.3 points](#finetune.no_whitening_change), with one view of each image instead of six by [−1.57 ± 0.15 points](#finetune.one_view_change), and of most others these seeds cannot tell.
+# > Ingredients are worth what their absence costs here and now: without the whitening layer the accuracy changes by [−1.7 ± 1.5 points](#finetune.no_whitening_change), with one view of each image instead of six by [−1.9 ± 1.8 points](#finetune.one_view_change), and of most others these seeds cannot tell.
 
 # %% [markdown]
 # ## Metrics, by hand
@@ -609,17 +656,23 @@ by_hand["calibration_error"] = np.abs(gaps).sum() / len(labels)
 
 # %%
 outcome = report(logits, labels)
-agree = {name: bool(np.allclose(value, getattr(outcome, name), atol=1e-9)) for name, value in by_hand.items()}
+agree = {
+    name: bool(np.allclose(value, getattr(outcome, name), atol=1e-9))
+    for name, value in by_hand.items()
+}
 print(agree)
 
 # %%
 claims.check(
-    "Accuracy, cross-entropy, precision, recall, F1 and calibration error written by hand are the library's.",
+    "Accuracy, cross-entropy, precision, recall, F1 and calibration error written by hand are "
+    "the library's.",
     all(agree.values()) and bool((confusion == outcome.confusion).all()),
 );
 
 # %%
-table = pd.DataFrame({name: by_hand[name] for name in ("precision", "recall", "f1")}, index=test.class_names)
+table = pd.DataFrame(
+    {name: by_hand[name] for name in ("precision", "recall", "f1")}, index=test.class_names
+)
 table.loc["mean"] = table.mean()
 (100 * table).round(1)
 
@@ -630,17 +683,19 @@ axes.set(xlabel="guessed", ylabel="true class", title="What is taken for what (%
 plt.show()
 
 # %% [markdown]
+# A class with more recall than precision is one that the net names too readily; one with more precision than recall it names too rarely.
+#
 # Which pair is confused most?
 # Both directions count.
 
 # %%
-# A class with more recall than precision is one that the net names too readily; one with more precision than recall it names too rarely.
-#
 mixed = confusion + confusion.T
 np.fill_diagonal(mixed, 0)
 one, other = np.unravel_index(mixed.argmax(), mixed.shape)
 errors = (guess != labels).sum()
-print(f"{test.class_names[one]} and {test.class_names[other]}: {mixed[one, other]} of {errors} errors")
+print(
+    f"{test.class_names[one]} and {test.class_names[other]}: {mixed[one, other]} of {errors} errors"
+)
 
 # %% [markdown]
 # Now calibration, as a *reliability diagram*: a calibrated net lies on the diagonal.
@@ -669,41 +724,62 @@ print(f"T = {T:.2f}")
 # %% mystnb={"image": {"alt": "Reliability diagram: accuracy against confidence, both in percent, a marker for each bin of confidence. Round dots, before temperature scaling, lie above the diagonal; squares, after it, lie close to the diagonal."}}
 figure, axes = figures.panels(1, 1, height=4.2)
 axes.plot([0, 100], [0, 100], "--", color=figures.QUIET, label="calibrated")
-for scaled, mark, name in ((logits, "o", "as trained"), (logits / T, "s", f"logits divided by {T:.2f}")):
+for scaled, mark, name in (
+    (logits, "o", "as trained"),
+    (logits / T, "s", f"logits divided by {T:.2f}"),
+):
     count, sure_of, right_in = calibration_bins(scaled, labels).T
     axes.plot(100 * sure_of[count > 9], 100 * right_in[count > 9], mark, label=name)
-axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", title="Less sure than right, until one number mends it")
+axes.set(
+    xlabel="confidence (%)",
+    ylabel="accuracy (%)",
+    title="Less sure than right, until one number mends it",
+)
 axes.legend()
 plt.show()
 
 # %% [markdown]
+# As trained, the net lies above the diagonal: more of its guesses are right than it says.
+# A temperature below one makes it bolder.
 # Was that this one net, or does it hold for each seed?
 
 # %%
 def calibration(run, divisor=1.0):
-# As trained, the net lies above the diagonal: more of its guesses are right than it says.
-# A temperature below one makes it bolder.
-    """Calibration error on the test images in %, and by how many points confidence lies below accuracy."""
+    """Calibration error on the test images in %, and by how many points confidence lies below
+    accuracy."""
     z = run.predict(test).astype(float) / divisor
     count, sure_of, right_in = calibration_bins(z, labels).T
-    return 100 * report(z, labels).calibration_error, 100 * (count @ (right_in - sure_of)) / count.sum()
+    return 100 * report(z, labels).calibration_error, 100 * (
+        count @ (right_in - sure_of)
+    ) / count.sum()
 
 
 # %%
 raw = np.array([calibration(run) for run in runs["speed net"]])
 mended = np.array([calibration(run, temperature(run)) for run in runs["speed net"]])
-before, after = keep("calibration_error", raw[:, 0], "%"), keep("calibration_error_mended", mended[:, 0], "%")
+before, after = (
+    keep("calibration_error", raw[:, 0], "%"),
+    keep("calibration_error_mended", mended[:, 0], "%"),
+)
 timid = raw[:, 1].min()
-print(f"calibration error {shown(before)} -> {shown(after)}; below its accuracy by {timid:.1f} points at least")
+print(
+    f"calibration error {shown(before)} -> {shown(after)}; below its accuracy by {timid:.1f} "
+    f"points at least"
+)
 
 # %%
 claims.check(
     "Trained on smoothed labels the net is less sure than it is right, in every seed.",
-    timid > 0, margin=timid, unit="points",
+    timid > 0,
+    margin=timid,
+    unit="points",
 )
 claims.check(
-    "One number, a temperature found on validation images, at least halves the calibration error on test images.",
-    after.value < before.value / 2, margin=before.value / 2 - after.value, unit="points",
+    "One number, a temperature found on validation images, at least halves the calibration error "
+    "on test images.",
+    after.value < before.value / 2,
+    margin=before.value / 2 - after.value,
+    unit="points",
 );
 
 # %% [markdown]
@@ -718,12 +794,12 @@ figures.show_images(axes.flat, test.images[worst], titles)
 plt.show()
 
 # %% [markdown]
-# > **Takeaway.**
-# > Accuracy is one number of several that a user of the net needs; a confidence that means what it says costs one more division, which took the calibration error from [18.6 ± 1.1 %](#finetune.calibration_error) to [1.6 ± 0.5 %](#finetune.calibration_error_mended).
-
-# %% [markdown]
 # Look at each and ask whose fault it is: an unusual view, a second thing in the picture, or a label that is simply wrong.
 #
+# > **Takeaway.**
+# > Accuracy is one number of several that a user of the net needs; a confidence that means what it says costs one more division, which took the calibration error from [17.2 ± 1.0 %](#finetune.calibration_error) to [1.27 ± 0.17 %](#finetune.calibration_error_mended).
+
+# %% [markdown]
 # ## Another task, few labels
 #
 # Labels are dear, and somebody has already trained a network on something similar.
@@ -749,7 +825,10 @@ plt.show()
 conv, x = nn.Conv2d(32, 64, 3, padding=1), torch.randn(2, 32, 8, 8)
 A, B = 0.1 * torch.randn(4, 32, 3, 3), 0.1 * torch.randn(64, 4, 1, 1)
 adapted = conv(x) + F.conv2d(F.conv2d(x, A, padding=1), B)
-print(f"{conv.weight.numel():,} weights stay, {A.numel() + B.numel():,} are trained; output {tuple(adapted.shape)}")
+print(
+    f"{conv.weight.numel():,} weights stay, {A.numel() + B.numel():,} are trained; output "
+    f"{tuple(adapted.shape)}"
+)
 
 # %% [markdown]
 # Two things make this useful.
@@ -762,12 +841,15 @@ layer = LoRA(conv, rank=4)
 untouched = torch.equal(layer(x), conv(x))
 layer.down.weight.data, layer.up.weight.data = A, B
 others = F.conv2d(x, merged, conv.bias, padding=1), layer(x), layer.merged()(x)
-close = [torch.allclose(adapted, other, atol=1e-5) for other in others]
-print("starts as the old layer:", untouched, "| merged by hand, library's, library's merged:", close)
+close = [torch.allclose(adapted, other, atol=1e-4) for other in others]
+print(
+    "starts as the old layer:", untouched, "| merged by hand, library's, library's merged:", close
+)
 
 # %%
 claims.check(
-    "LoRA written by hand is the library's; it starts as the frozen layer, and merges into one plain layer.",
+    "LoRA written by hand is the library's; it starts as the frozen layer, and merges into one "
+    "plain layer.",
     untouched and all(close),
 );
 
@@ -776,17 +858,23 @@ claims.check(
 #
 # For each seed one net is trained on the five source classes.
 # Then for each number of labels a class, and each way, the net is adapted with labels drawn at random, and scored on all test images of the five new classes.
-# The validation images take no part.
+# No choice is made here, so the validation images may serve for training.
 
 # %%
 half = train.num_classes // 2
-old_task = pool.classes(range(half))
-new_task, new_exam = (one.classes(range(half, train.num_classes)) for one in (pool, test))
-sources = [run_preset(speed(images=old_task), old_task, s) for s in SEEDS]
-print("old classes:", ", ".join(old_task.class_names), "| new classes:", ", ".join(new_task.class_names))
+old_task, old_exam = (one.classes(range(half)) for one in (whole.train, test))
+new_task, new_exam = (one.classes(range(half, train.num_classes)) for one in (whole.train, test))
+print(
+    "old classes:",
+    ", ".join(old_task.class_names),
+    "| new classes:",
+    ", ".join(new_task.class_names),
+)
 
 # %%
-shown(keep("source_accuracy", [accuracy(run, test.classes(range(half))) for run in sources], "%"))
+sources = [run_preset(speed(images=old_task), old_task, s) for s in SEEDS]
+source_accuracy = keep("source_accuracy", [accuracy(run, old_exam) for run in sources], "%")
+print(f"accuracy on the old classes: {shown(source_accuracy)}")
 
 # %%
 WAYS = ("full", "head", "norms", "lora", "scratch")
@@ -805,19 +893,26 @@ def adapted_accuracy(way, labels_a_class, s):
     shots, source = new_task.per_class(labels_a_class, seed=s), sources[s - p.seed]
     passes = min(20, p.epochs * len(train) / 2 / len(shots))
     recipe = speed(epochs=passes, batch=min(128, len(shots) // 2)).recipe
-    recipe = replace(recipe, normalise_filters=False)  # a correction starts at zero and cannot be normalised
-    net = adapt(source.model, way, shots.num_classes, s, alpha=1)  # LoRA: W + B A / 4, a gentler start
+    recipe = replace(
+        recipe, normalise_filters=False
+    )  # a correction starts at zero and cannot be normalised
+    net = adapt(
+        source.model, way, shots.num_classes, s, alpha=1
+    )  # LoRA: W + B A / 4, a gentler start
     return accuracy(fit(net, shots, recipe, s, normalisation=source.normalisation), new_exam)
 
 
 # %%
-budgets = [count for count in p.budgets if count <= new_task.class_counts().min()]
-transfer = {way: {} for way in WAYS}
-for way in WAYS:
-    for count in budgets:
-        scores = [adapted_accuracy(way, count, s) for s in SEEDS]
-        transfer[way][count] = keep(f"{way}_{count}", scores, "%")
-pd.DataFrame({way: {count: shown(value) for count, value in by.items()} for way, by in transfer.items()}).T
+there_are = new_task.class_counts().min()
+budgets = [count for count in p.budgets if count <= there_are] or [there_are]
+results = {way: {n: [adapted_accuracy(way, n, s) for s in SEEDS] for n in budgets} for way in WAYS}
+
+# %%
+transfer = {
+    way: {n: keep(f"{way}_{n}", scores, "%") for n, scores in by.items()}
+    for way, by in results.items()
+}
+pd.DataFrame({way: {n: shown(value) for n, value in by.items()} for way, by in transfer.items()}).T
 
 # %% mystnb={"image": {"alt": "Test accuracy on five new classes against labels a class on a logarithmic axis, with a band for the 95 percent interval: full fine-tuning, last layer, norms, LoRA, and from scratch. The pre-trained ways lead at few labels; the curve from scratch starts lowest and climbs."}}
 figure, axes = figures.panels(1, 1, height=4.4)
@@ -836,7 +931,8 @@ plt.show()
 
 # %%
 def crossing(counts, first, second):
-    """Labels a class at which `second` overtakes `first`; the first count when it leads from there, else nan."""
+    """Labels a class at which `second` overtakes `first`; the first count when it leads from
+    there, else nan."""
     gap, x = np.subtract(second, first), np.log(counts)
     if gap[0] > 0:
         return float(counts[0])
@@ -846,26 +942,50 @@ def crossing(counts, first, second):
 
 
 # %%
-mean = {way: [value.value for value in by.values()] for way, by in transfer.items()}
+def curve(way, number):
+    """Accuracy of one seed's nets at each number of labels."""
+    return [scores[number] for scores in results[way].values()]
+
+
 crossings = {
-    f"{late} overtakes {early}": crossing(budgets, mean[early], mean[late])
-    for early, late in (("head", "full"), ("head", "scratch"), ("norms", "scratch"), ("full", "scratch"))
+    f"{late} overtakes {early}": [
+        crossing(budgets, curve(early, k), curve(late, k)) for k in range(p.seeds)
+    ]
+    for early, late in (
+        ("head", "full"),
+        ("head", "scratch"),
+        ("norms", "scratch"),
+        ("lora", "scratch"),
+    )
 }
-pd.DataFrame({"labels a class": crossings}).round(0)
+pd.DataFrame(crossings, index=[f"seed {s}" for s in SEEDS]).T.round(0)
 
 # %% [markdown]
-# A crossing at the smallest number of labels means *there or before*, and NaN means *not within these numbers*.
+# Each entry is a number of labels a class.
+# The smallest number tried means *there or before*; NaN means *not within the numbers tried*.
+
+# %%
+where = crossings["scratch overtakes head"]
+if not np.isnan(where).any():
+    keep("scratch_over_head", where, "labels a class", compare=False)
 
 # %%
 fewest, most = budgets[0], budgets[-1]
-gain = {count: transfer["full"][count].value - transfer["scratch"][count].value for count in (fewest, most)}
+gain = {
+    count: transfer["full"][count].value - transfer["scratch"][count].value
+    for count in (fewest, most)
+}
 claims.check(
     "With the fewest labels, fine-tuning the old net beats starting from scratch.",
-    gain[fewest] > 0, margin=gain[fewest], unit="points",
+    gain[fewest] > 0,
+    margin=gain[fewest],
+    unit="points",
 )
 claims.check(
     "The advantage of the old weights shrinks from the fewest labels to the most.",
-    gain[fewest] > gain[most], margin=gain[fewest] - gain[most], unit="points",
+    gain[fewest] > gain[most],
+    margin=gain[fewest] - gain[most],
+    unit="points",
 )
 
 # %%
@@ -877,11 +997,11 @@ claims.check(
 
 # %% [markdown]
 # The last layer alone has the least to learn and the least to gain: its curve is the first to go flat.
-# LoRA trains [4.01 %](#finetune.lora_share) of the weights and can follow further.
-# Starting from scratch pays for its freedom at few labels, and is paid back as they grow.
+# LoRA trains [8.24 %](#finetune.lora_share) of the weights and can follow further.
+# Starting from scratch pays for its freedom at few labels, and is paid back as they grow: from about [56 labels a class](#finetune.scratch_over_head) on it beats the last layer of a trained net.
 #
 # > **Takeaway.**
-# > With 10 labels a class, fine-tuning reaches [75 ± 3 %](#finetune.full_10) and starting from scratch [57 ± 3 %](#finetune.scratch_10): the fewer labels there are, the more somebody else's weights are worth.
+# > With 10 labels a class, fine-tuning reaches [70 ± 4 %](#finetune.full_10) and starting from scratch [51 ± 10 %](#finetune.scratch_10): the fewer labels there are, the more somebody else's weights are worth.
 
 # %% [markdown]
 # ## ImageNet weights
@@ -899,7 +1019,10 @@ quiz = test.split(min(len(test) - 1, len(shots) // 2), seed=1)[1]
 backbone = build(NET, num_classes=train.num_classes)
 if hasattr(backbone, "size"):
     backbone.size = 64 if p.profile == "quick" else 96  # pixels: images are brought to this side
-print(f"{NET}: {count_parameters(backbone):,} parameters, {len(shots):,} images to learn from, {len(quiz):,} to test")
+print(
+    f"{NET}: {count_parameters(backbone):,} parameters, {len(shots):,} images to learn from, "
+    f"{len(quiz):,} to test"
+)
 
 # %% [markdown]
 # For features, put an identity in the place of the last layer.
@@ -950,12 +1073,20 @@ imagenet["ImageNet features, probe"] = probe(learn, ask)
 
 # %%
 brief = Recipe(
-    epochs=2, batch_size=16, optimizer="adamw", lr=2e-3, weight_decay=1e-2, crop=2, flip="random", precision="fp32"
+    epochs=2,
+    batch_size=16,
+    optimizer="adamw",
+    lr=2e-3,
+    weight_decay=1e-2,
+    crop=2,
+    flip="random",
+    precision="fp32",
 )
 
 
 def tuned(way):
-    """Test accuracy (%) after training all weights for a short while, from the old ones or from random ones."""
+    """Test accuracy (%) after training all weights for a short while, from the old ones or
+    from random ones."""
     net = adapt(backbone, way, train.num_classes, p.seed)
     for norm in (layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)):
         norm.momentum = 0.2
@@ -965,7 +1096,9 @@ def tuned(way):
 # %%
 imagenet["ImageNet weights, fine-tuned"] = tuned("full")
 imagenet["same net, random weights"] = tuned("scratch")
-imagenet["speed net, from scratch"] = accuracy(run_preset(speed(images=shots, epochs=4 * p.epochs), shots, p.seed), quiz)
+imagenet["speed net, from scratch"] = accuracy(
+    run_preset(speed(images=shots, epochs=4 * p.epochs), shots, p.seed), quiz
+)
 
 # %% [markdown]
 # These are single runs, so no seed tells how far they would scatter.
@@ -978,7 +1111,9 @@ def wilson(percent, n, z=1.96):
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * np.sqrt(share * (1 - share) / n + spread / (4 * n))
     low, high = 100 * (centre - half), 100 * (centre + half)
-    return Value(percent, "%", min(low, percent), max(high, percent))  # at 0 and 100 % rounding could part them
+    return Value(
+        percent, "%", min(low, percent), max(high, percent)
+    )  # at 0 and 100 % rounding could part them
 
 
 # %%
@@ -1005,15 +1140,16 @@ claims.check(
 
 # %% [markdown]
 # A net of millions of weights can hardly learn from so few images on its own; with ImageNet's weights it hardly has to.
+# Between the probe and fine-tuning it is a race: the probe finds its best last layer in closed form but keeps the features, fine-tuning may move every weight but has few steps to do it in.
 #
 # > **Takeaway.**
-# > The same net, trained in the same way, reaches [73 %](#finetune.imagenet_tuned) from ImageNet weights and [35 %](#finetune.imagenet_random) from random ones; a probe, which trains no weight of it, reaches [77 %](#finetune.imagenet_probe).
+# > The same net, trained in the same way, reaches [75 %](#finetune.imagenet_tuned) from ImageNet weights and [35 %](#finetune.imagenet_random) from random ones; a probe, which trains no weight of it, reaches [77 %](#finetune.imagenet_probe).
 
 # %% [markdown]
 # ## At full scale
 #
 # Everything above was made small enough to run while you read.
-# The same presets were recorded on all of CIFAR-10, on a single processor core each; this section reads those records.
+# The same presets, the speed net twice as wide, were recorded on all of CIFAR-10, on a single processor core each; this section reads those records.
 # Each run is one command, such as `scaletut train fast --seed 0`, and the ledger gives the command with the record.
 
 # %% tags=["ledger"]
@@ -1026,15 +1162,22 @@ except ScaletutError as error:
     print(f"The recorded runs are not here ({error}); the site shows them.")
 
 # %% tags=["ledger"]
-recorded = [name for name in ("tutorial", "resnet20", "fast", "strong") if f"finetune.{name}.accuracy" in ledger]
+recorded = [
+    name
+    for name in ("tutorial", "resnet20", "fast", "strong")
+    if f"finetune.{name}.accuracy" in ledger
+]
 print("recorded at full scale:", ", ".join(recorded) or "none")
 
 # %% tags=["ledger"]
 def row(name):
-    """What the ledger holds of one recorded recipe, as text; only what differs from run to run has an interval."""
+    """What the ledger holds of one recorded recipe, as text; only what differs from run to run
+    has an interval."""
     columns = ("accuracy", "minutes", "epochs", "parameters", "petaflop")
     entries = {column: ledger[f"finetune.{name}.{column}"].measured for column in columns}
-    texts = {c: format_value(v, "value") if v.low == v.high else shown(v) for c, v in entries.items()}
+    texts = {
+        c: format_value(v, "value") if v.low == v.high else shown(v) for c, v in entries.items()
+    }
     return texts | {"runs": entries["accuracy"].n}
 
 
@@ -1046,9 +1189,14 @@ if recorded:
     for number, name in enumerate(recorded):
         y, x = (ledger[f"finetune.{name}.{column}"].measured for column in ("accuracy", "minutes"))
         bar = None if y.low is None else [[y.value - y.low], [y.high - y.value]]
-        axes.errorbar(x.value, y.value, bar, marker=figures.MARKERS[number], capsize=5, markersize=7)
+        axes.errorbar(
+            x.value, y.value, bar, marker=figures.MARKERS[number], capsize=5, markersize=7
+        )
         axes.annotate(name, (x.value, y.value), xytext=(10, -4), textcoords="offset points")
-    axes.set(xlabel="training time (minutes, one core)", ylabel="test accuracy (%), mean and 95 % interval")
+    axes.set(
+        xlabel="training time (minutes, one core)",
+        ylabel="test accuracy (%), mean and 95 % interval",
+    )
     axes.set(title="All of CIFAR-10: accuracy against minutes", xlim=(0, None))
     plt.show()
 
@@ -1073,9 +1221,13 @@ if recorded:
 # %% tags=["hide-cell"]
 larger = complexity(resnet20, (3, 2 * input_shape[1], 2 * input_shape[2]))
 wider = complexity(build("resnet20", num_classes=K, width=2), input_shape)
-print(f"twice the side: × {larger.macs / cost.macs:.4f}, twice the channels: × {wider.macs / cost.macs:.4f}")
+print(
+    f"twice the side: × {larger.macs / cost.macs:.4f}, twice the channels: × "
+    f"{wider.macs / cost.macs:.4f}"
+)
 # D_k of each convolution grows fourfold; the last layer's stays 1.
-# N_k of each convolution grows fourfold; the first one's only doubles, since it always sees three colours,
+# N_k of each convolution grows fourfold; the first one's only doubles, since it always sees
+# three colours,
 # and so does the last one's, since there are always as many classes.
 assert 3.99 < larger.macs / cost.macs < 4 and 3.9 < wider.macs / cost.macs < 4
 
@@ -1098,18 +1250,19 @@ assert set(looks) == {1, 2, 6}
 # %% [markdown]
 # ### Exercise 3: how many test images does a claim need?
 #
-# Two nets differ by one point of accuracy.
-# Treat each test image as a coin that is right with the net's accuracy: how many images until the standard deviation of one accuracy falls to half a point?
-# Then compare the same two nets *image by image* instead: why does that need fewer?
+# Treat each test image as a coin that falls right with the net's accuracy.
+# How many images are needed until the standard deviation of that accuracy falls to half a point?
+# Then take two nets, such as `best` and `full[0]`, and compare the spread of their difference on separate images with that on the *same* images: why is the second smaller?
 
 # %% tags=["hide-cell"]
 share = outcome.accuracy
 needed_images = share * (1 - share) / 0.005**2
-first, second = (run.predict(test).argmax(1) == labels for run in runs["speed net"][:2])
-alone, paired = np.sqrt(2 * share * (1 - share)), np.std(first.astype(float) - second)
+first, second = ((run.predict(test).argmax(1) == labels).astype(float) for run in (best, full[0]))
+alone, paired = np.hypot(first.std(), second.std()), np.std(first - second)
 print(f"about {needed_images:,.0f} images")
 print(f"spread of a difference: {alone:.2f} on separate images, {paired:.2f} on the same ones")
-# Both nets find the same images hard, so their errors rise and fall together and cancel in the difference.
+# Both nets find the same images hard, so their errors rise and fall together and cancel in the
+# difference.
 assert paired < alone
 
 # %% [markdown]
@@ -1119,11 +1272,16 @@ assert paired < alone
 # At which rank would it train as many as full fine-tuning, if the rank could grow without limit?
 
 # %% tags=["hide-cell"]
-ranks = {r: count_parameters(adapt(sources[0].model, "lora", K, 0, rank=r), trainable=True) for r in (1, 2, 4, 8, 16)}
+ranks = {
+    r: count_parameters(adapt(sources[0].model, "lora", K, 0, rank=r), trainable=True)
+    for r in (1, 2, 4, 8, 16)
+}
 slope = ranks[2] - ranks[1]
 print(ranks, f"| as many as full at a rank of about {(sizes['full'] - ranks[1]) / slope + 1:.0f}")
-# A rank adds one filter to A and one column to B in every layer, so the count grows by the same number each time,
-# until the rank reaches a layer's full rank; beyond that it adds nothing, and the library stops there.
+# A rank adds one filter to A and one column to B in every layer, so the count grows by the same
+# number each time,
+# until the rank reaches a layer's full rank; beyond that it adds nothing, and the library stops
+# there.
 assert ranks[2] - ranks[1] == (ranks[4] - ranks[2]) / 2
 
 # %% [markdown]
@@ -1170,8 +1328,15 @@ claims.margins()
 
 # %%
 record = new_record(
-    "finetune", profile=p.profile, parameters=p.model_dump(), data_digest=train.digest, seeds=list(SEEDS),
-    values=numbers, claims=claims.results, wall_seconds=time.perf_counter() - started,
-    peak_memory_bytes=peak_memory(), dtype=best.execution,
+    "finetune",
+    profile=p.profile,
+    parameters=p.model_dump(),
+    data_digest=train.digest,
+    seeds=list(SEEDS),
+    values=numbers,
+    claims=claims.results,
+    wall_seconds=time.perf_counter() - started,
+    peak_memory_bytes=peak_memory(),
+    dtype=best.execution,
 )
 print(f"record {chapters.save_record(record).name}, {record.wall_seconds / 60:.1f} min")

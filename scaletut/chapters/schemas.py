@@ -74,9 +74,9 @@ class Finetune(Chapter):
                 "data": "cifar10",
                 "train_examples": 10000,
                 "epochs": 4,
-                "width": 32,
+                "width": 16,
                 "seeds": 3,
-                "label_budgets": "10,50,200,1000",
+                "label_budgets": "10,50,200,1000,5000",
             },
             "gpu": {
                 "data": "cifar10",
