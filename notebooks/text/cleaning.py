@@ -81,7 +81,7 @@ width = 0           # channels, 0 to 256; 0: the profile's
 seeds = 0           # runs, 0 to 20; 0: the profile's
 seed = 0            # 0 to 2147483647
 
-# %%
+# %% tags=["hide-input"]
 import csv
 import time
 from dataclasses import replace
@@ -152,7 +152,7 @@ def joined(one, other, name):
 # A copy does most harm when one of the two is in the test set: the network has then seen the answer.
 # The generator plants its copies among the training images; every second near copy is moved to the test set here, so that there is something to find across the splits.
 
-# %%
+# %% tags=["hide-input"]
 leak = np.empty((0, 2), np.int64)  # (row in test, row in train), where known
 if truth is not None and truth.near_duplicate_of is not None:
     moved = np.flatnonzero(truth.near_duplicate_of >= 0)[::2]
@@ -460,7 +460,7 @@ pd.DataFrame(table, index=columns).T.round(1)
 # A list of suspects is one choice of where to stop.
 # **Average precision** judges the whole ranking, from the most to the least suspicious: <span class="given">100 %</span> if all wrong labels come first, the share of wrong labels if the order says nothing.
 
-# %%
+# %% tags=["hide-input"]
 from sklearn.metrics import average_precision_score
 
 
@@ -520,7 +520,7 @@ plt.show()
 # All of the above is one call, or one command: `scaletut audit cifar10 --html sheet.html --out cleaned.npz`.
 # Nothing is deleted: the cleaned set is a new one, with a manifest of what left and why.
 
-# %%
+# %% tags=["hide-input"]
 truth_of_pool = Truth(clean_labels=clean)
 judged = replace(
     train.take(pool), labels=given[SETS[0]], truth=truth_of_pool, name="pool"
@@ -661,7 +661,7 @@ claims.check(
 # %% [markdown]
 # Two comparisons belong together.
 # The oracle against the dirty labels says what is to be had at all; the cleaned ones against the dirty labels, how much of it a program gets that was never told a right label.
-# Of the oracle's gain the audit recovers [43](#cleaning.recovered_worst) on the worst labels, [40](#cleaning.recovered_random1) on one person's, and [50](#cleaning.recovered_aggregate) on the majority of three.
+# Of the oracle's gain the audit recovers [43 (30 to 55) %](#cleaning.recovered_worst) on the worst labels, [40 ± 50 %](#cleaning.recovered_random1) on one person's, and [50 ± 100 %](#cleaning.recovered_aggregate) on the majority of three.
 # Where few labels are wrong there is little to gain, and the interval of the share says so.
 #
 # > **Takeaway.**
