@@ -36,7 +36,7 @@ INNER = 28  # pixels that fill the image in the enlarged view
 DIMENSIONS = 64  # numbers kept of each description: enough to rank neighbours, at a tenth of the work
 FITTED = 5_000  # images that the descriptions are fitted to
 BLOCK_BYTES = 1 << 26  # similarities held at a time by each thread
-PAIRS = 256  # compared in detail at a time: their working copies stay in the cache
+PAIRS = 64  # compared in detail at a time: their working copies stay in the cache
 NEXT = slice(2, 7)  # ranks of the neighbours that a partner has to stand out from; room for two further copies
 COEFFICIENTS = OVERLAP**2 * np.array([[3 / 4], [3 / 16], [1 / 16]])  # of each octave, finest first
 WEIGHTS = np.array([0.0, 1.0, 0.25])  # the finest is the yardstick, and what compression takes away
@@ -352,8 +352,8 @@ def _compared(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     In each, c is the correlation, and r the mean square per coefficient that the best gain and offset leave of the
     stronger image; g is the mean square of the finest octave, most of which is grain in a photograph.
 
-    * closeness, Σ weight log((g + `FLOOR`) / (r + `FLOOR`)): about zero for separate shots of one thing, whose grains
-      differ, and well above for copies;
+    * closeness, Σ weight log((g + `FLOOR`) / (r + `FLOOR`)): below zero for separate shots of one thing, which leave
+      the grain of both, and well above for copies;
     * likeness, -Σ log(1.01 - c): higher the more alike, whatever the grain; the cosines of the descriptions join it.
     """
     down, right = _shift(one, other)
