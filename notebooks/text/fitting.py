@@ -37,7 +37,7 @@
 # | profile | data | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | simulated runs | any processor | under a minute | see the receipt | none |
-# | `laptop` | 245 published runs | one processor core | [7.84 min](#fitting.run_minutes) | [0.316 GB](#fitting.run_peak_memory) | <span class="given">23 kB</span> |
+# | `laptop` | 245 published runs | one processor core | [1.96 min](#fitting.run_minutes) | [0.315 GB](#fitting.run_peak_memory) | <span class="given">23 kB</span> |
 # | `gpu` | the same | no GPU needed | as `laptop` | as `laptop` | <span class="given">23 kB</span> |
 #
 # A number with a dotted line under it leads to the run that produced it.

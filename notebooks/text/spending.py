@@ -36,7 +36,7 @@
 # | profile | data | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | simulated runs | any processor | under a minute | see the receipt | none |
-# | `laptop` | 245 published runs | one processor core | [0.424 min](#spending.run_minutes) | [0.211 GB](#spending.run_peak_memory) | <span class="given">23 kB</span> |
+# | `laptop` | 245 published runs | one processor core | [0.117 min](#spending.run_minutes) | [0.199 GB](#spending.run_peak_memory) | <span class="given">23 kB</span> |
 # | `gpu` | the same | no GPU needed | as `laptop` | as `laptop` | <span class="given">23 kB</span> |
 #
 # A number with a dotted line under it leads to the run that produced it.
