@@ -221,7 +221,7 @@ def _add_audit(commands: Any) -> None:
         "scaletut audit folder:photos --html sheet.html",
         "scaletut audit cifar10 --json audit.json --out cleaned.npz",
         "scaletut audit mine.npz --labels corrected.npy --only labels",
-        "scaletut audit zipf10:duplicates=20,noise=0.1 --json - | less",
+        "scaletut audit zipf10:duplicates=20,noise=0.1 --json -",
     )
     audit.add_argument("source", metavar="SOURCE", help="cifar10, zipf10[:options], folder:PATH or an npz file")
     audit.add_argument("--labels", default="", metavar="FILE.npy", help="training labels instead of the set's own")
