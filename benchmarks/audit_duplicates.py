@@ -60,13 +60,19 @@ json.dump({"pairs": pairs, "seconds": time.perf_counter() - start}, open(out, "w
 """
 
 
-def true_pairs(data) -> dict[tuple[int, int], str]:
-    """The planted near duplicates with their kinds, each end named by the first image of its content."""
+def contents(images: np.ndarray) -> np.ndarray:
+    """The first image with the same pixels as each, int64 (n,)."""
     from scaletut.audit import exact_duplicates
 
-    name = np.arange(len(data))
-    equal = exact_duplicates(data.images)
+    name = np.arange(len(images))
+    equal = exact_duplicates(images)
     name[equal[:, 1]] = equal[:, 0]
+    return name
+
+
+def true_pairs(data) -> dict[tuple[int, int], str]:
+    """The planted near duplicates with their kinds, each end named by the first image of its content."""
+    name = contents(data.images)
     copies = np.flatnonzero(data.truth.near_duplicate_of >= 0)
     ends = np.sort([name[copies], name[data.truth.near_duplicate_of[copies]]], axis=0)
     return dict(zip(map(tuple, ends.T.tolist()), data.truth.near_duplicate_kind[copies].tolist(), strict=True))
@@ -210,7 +216,7 @@ def peers(options: argparse.Namespace) -> bool:
                 print(f"{way:>14}: NOT run, {run.stderr.strip().splitlines()[-1]}")
                 continue
             answer = json.loads(out.read_text())
-            for name, pairs in cut(way, answer["pairs"]):
+            for name, pairs in cut(way, answer["pairs"], contents(data.images)):
                 good = sum(pair in truth for pair in pairs)
                 precision = good / max(len(pairs), 1)
                 line = (
@@ -220,11 +226,12 @@ def peers(options: argparse.Namespace) -> bool:
     return True
 
 
-def cut(way: str, pairs: list[list[int]]):
-    """imagededup's pairs at four Hamming distances, CleanVision's as they are."""
+def cut(way: str, pairs: list[list[int]], name: np.ndarray):
+    """imagededup's pairs at four Hamming distances, CleanVision's as they are; pairs of equal images are left out."""
+    named = [(*sorted((int(name[a]), int(name[b]))), score) for a, b, score in pairs if name[a] != name[b]]
     if way != "imagededup":
-        return [(way, {(a, b) for a, b, _ in pairs})]
-    return [(f"{way} {d}", {(a, b) for a, b, score in pairs if -score <= d}) for d in (0, 4, 8, 12)]
+        return [(way, {(a, b) for a, b, _ in named})]
+    return [(f"{way} {d}", {(a, b) for a, b, score in named if -score <= d}) for d in (0, 4, 8, 12)]
 
 
 def recall_at(hits: np.ndarray, precision: float) -> int:

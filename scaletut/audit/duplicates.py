@@ -43,7 +43,7 @@ WEIGHTS = np.array([0.0, 1.0, 0.25])  # the finest is the yardstick, and what co
 FLOOR = 5.0  # grey levels²: differences that a smooth or blurred image may have without grain
 CLOSE = 2.85  # nats; chosen on two generated sets and on altered CIFAR-10 images, none above 5,000 images
 STANDS_OUT = 2.5  # nats, at least; small sets have no tail to learn from
-TAIL = (0.90, 0.98)  # quantiles that the tail of the second neighbours' gaps is fitted to
+TAIL = (0.75, 0.95)  # quantiles that the tail of the second neighbours' gaps is fitted to
 FALSE_PAIRS = 0.1  # of them that the threshold lets us expect in a set
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -306,9 +306,9 @@ def _neighbourhood(image: np.ndarray, value: np.ndarray, n: int) -> tuple[np.nda
 def _tail(second: np.ndarray) -> float:
     """The gap that `FALSE_PAIRS` second neighbours of a set would reach, nats.
 
-    Second neighbours are seldom copies, and their gaps fall off about exponentially: the excess over the lower
-    quantile of `TAIL` has the scale (upper - lower) / log(ratio of the masses beyond them). Copies that come in
-    threes and fours sit beyond the upper quantile and do not count.
+    Second neighbours are seldom copies, and their gaps fall off about exponentially: the scale is
+    (upper - lower) / log(ratio of the masses beyond the two quantiles of `TAIL`). Copies that come in threes and
+    fours lie beyond the upper one and do not count, as long as they are fewer than 5 %.
     """
     low, high = np.quantile(second, TAIL)
     scale = (high - low) / np.log((1 - TAIL[0]) / (1 - TAIL[1]))
