@@ -116,7 +116,7 @@ class _View:
     def __init__(self, todo: Sequence[RunSpec]) -> None:
         from tqdm import tqdm
 
-        self.work = {spec.key: _work(spec) for spec in todo}
+        self.work = {spec.key: spec.work for spec in todo}
         self.shares: dict[str, float] = {}
         self.finished = 0
         self.bar = tqdm(
@@ -149,11 +149,6 @@ class _View:
 
     def close(self) -> None:
         self.bar.close()
-
-
-def _work(spec: RunSpec) -> float:
-    """In proportion to the FLOPs of a run, as far as its specification tells."""
-    return spec.flops or spec.width**2 * (spec.examples or 50_000) * spec.epochs
 
 
 def run_watch(options: argparse.Namespace) -> int:

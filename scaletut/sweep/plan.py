@@ -17,6 +17,7 @@ from scaletut.errors import ParameterError
 from scaletut.files import digest_files, digest_json
 
 MOST_RUNS = 100_000
+ALL_EXAMPLES = 50_000  # how many "all" is taken for where only an order of cost is wanted
 ROOMS = ("data", "models", "train")  # the library's rooms that decide how a run ends
 STEPS_AN_EPOCH, SMALLEST_BATCH, LARGEST_BATCH = 40, 64, 512
 
@@ -114,7 +115,7 @@ class SweepPlan(BaseModel):
             )
             for width, examples, length, seed in combined
         ]  # fmt: skip
-        return sorted(specs, key=lambda spec: spec.flops or spec.width**2 * (spec.examples or 1e9) * spec.epochs)
+        return sorted(specs, key=lambda spec: spec.work)
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,11 @@ class RunSpec:
         """
         content = {name: value for name, value in asdict(self).items() if name not in ("plan", "halved")}
         return digest_json(content)[:20]
+
+    @property
+    def work(self) -> float:
+        """In proportion to the run's FLOPs, as far as its specification tells; "all" examples count as CIFAR-10's."""
+        return self.flops or self.width**2 * (self.examples or ALL_EXAMPLES) * self.epochs
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for records and for the pipe to a worker."""

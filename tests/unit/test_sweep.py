@@ -182,13 +182,6 @@ def test_the_table_has_a_row_a_run_and_a_group_a_configuration(finished) -> None
 # --- the pool, told what happens -------------------------------------------------------------
 
 
-class _Silent:
-    """A worker whose process is already gone."""
-
-    def wait(self) -> int:
-        return -9
-
-
 def _pool(tmp_path: Path) -> tuple[_Pool, list[Event]]:
     from collections import deque
 
