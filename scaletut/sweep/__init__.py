@@ -8,9 +8,10 @@ from scaletut.sweep.plan import RunSpec, SweepPlan, WidthRule, checked_plan, loa
 
 if TYPE_CHECKING:
     from scaletut.sweep.forecast import Forecast, forecast
-    from scaletut.sweep.local import Event, run_local
+    from scaletut.sweep.local import run_local
     from scaletut.sweep.on_ray import run_on_ray
     from scaletut.sweep.store import Store, SweepError, left_out, run_table
+    from scaletut.sweep.todo import Event
 
 __all__ = [
     "Event",
@@ -31,9 +32,10 @@ __all__ = [
 
 _ROOMS = {
     "forecast": ("Forecast", "forecast"),
-    "local": ("Event", "run_local"),
+    "local": ("run_local",),
     "on_ray": ("run_on_ray",),
     "store": ("Store", "SweepError", "left_out", "run_table"),
+    "todo": ("Event",),
 }
 
 

@@ -31,7 +31,7 @@ class Store:
         """Make the folder. Raises SweepError where it cannot be written to."""
         try:
             (self.folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-            probe = self.folder / CHECKPOINTS / f".probe-{os.getpid()}"
+            probe = self.folder / f".probe-{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
@@ -43,6 +43,7 @@ class Store:
     def held(self) -> Iterator[None]:
         """Keep other sweeps out of the folder. The lock is the system's: it goes with the process, however that ends.
 
+        Whoever holds it may clear away what killed writers left unfinished.
         Raises SweepError when another sweep holds it.
         """
         try:
@@ -58,13 +59,20 @@ class Store:
                     f"another sweep is running in {self.folder}; watch it with `scaletut watch {self.folder}`, "
                     "or give this one another folder with --out"
                 ) from None
+            self._clear_unfinished()
             yield
+
+    def _clear_unfinished(self) -> None:
+        for folder in (self.folder, self.folder / CHECKPOINTS):
+            for part in folder.glob(".*.part"):
+                part.unlink(missing_ok=True)
 
     def path(self, spec: RunSpec) -> Path:
         return self.folder / f"{spec.key}.json"
 
     def checkpoint(self, spec: RunSpec) -> Path:
-        return self.folder / CHECKPOINTS / f"{spec.key}.pt"
+        """Of half the batch apart: it has other steps, and neither can go on from the other's."""
+        return self.folder / CHECKPOINTS / f"{spec.key}{'-halved' if spec.halved else ''}.pt"
 
     def missing(self, specs: Iterable[RunSpec]) -> list[RunSpec]:
         """Those that have no record yet. Only names are looked at: reading 10,000 records takes seconds."""
@@ -72,11 +80,20 @@ class Store:
         return [spec for spec in specs if f"{spec.key}.json" not in there]
 
     def write(self, spec: RunSpec, record: Record) -> Path:
-        """Keep a record. A run that two workers finished is the same run: the first record stays."""
+        """Keep a record. A run that two workers finished is the same run: the first record stays.
+
+        Raises SweepError where the disk is full or the folder cannot be written to.
+        """
         path = self.path(spec)
         if path.exists():
             return path
-        return write_record(record, self.folder, name=path.name)
+        try:
+            return write_record(record, self.folder, name=path.name)
+        except OSError as error:
+            raise SweepError(
+                f"a record could not be written to {self.folder} ({error.strerror}); "
+                "free some space, then go on with --resume"
+            ) from None
 
     def records(self) -> list[Record]:
         """All records here, each checked, by key."""

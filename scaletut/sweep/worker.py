@@ -13,8 +13,11 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
+
+from scaletut.sweep.plan import RunSpec, training_code_digest
 
 TELL_EVERY = 0.5  # seconds between two reports of progress
 
@@ -38,31 +41,62 @@ def _read(waiting: queue.Queue[str]) -> None:
 
 
 def _work(message: dict[str, Any], folder: Path, answers: TextIO) -> None:
-    from scaletut.errors import ScaletutError
-    from scaletut.sweep.plan import RunSpec
-    from scaletut.sweep.store import Store
-    from scaletut.sweep.train import execute, summary
+    from scaletut.sweep.store import Store, SweepError
+    from scaletut.sweep.train import summary
 
     spec, store = RunSpec.from_dict(message), Store(folder)
     told = 0.0
 
-    def progress(now: Any) -> None:
+    def progress(share: float) -> None:
         nonlocal told
         if time.monotonic() - told >= TELL_EVERY:
             told = time.monotonic()
-            _tell(answers, kind="progress", key=spec.key, share=now.step / now.steps)
+            _tell(answers, kind="progress", share=share)
 
+    kind, result = outcome(spec, store.checkpoint(spec), progress)
+    if kind != "record":
+        _tell(answers, kind=kind, error=result)
+        return
     try:
-        record = execute(spec, store.checkpoint(spec), progress)
-        store.write(spec, record)
-        _tell(answers, kind="done", key=spec.key, **summary(record))
+        store.write(spec, result)
+        _tell(answers, kind="done", **summary(result))
+    except SweepError as error:
+        _tell(answers, kind="fatal", error=str(error))
+
+
+def outcome(spec: RunSpec, checkpoint: Path | None, progress: Callable[[float], None]) -> tuple[str, Any]:
+    """Execute a run: ("record", Record), or what went wrong and a line on it.
+
+    "out of memory": half the batch may fit. "failed": the run's own fault, others may work.
+    "fatal": no run can work, because the disk is full or the library is not the one that the sweep started with.
+    `progress` is called after each step with the share of the run that is done.
+    """
+    from scaletut.errors import ScaletutError
+    from scaletut.sweep.train import execute
+    from scaletut.train.checkpoint import CheckpointError
+
+    def step(now: Any) -> None:
+        progress(now.step / now.steps)
+
+    if spec.code != training_code_digest():
+        return "fatal", (
+            "the library's training code is not the one that the sweep was started with, so its records would not be "
+            "what their keys say; start the sweep again, and on a cluster install the same scaletut on every node"
+        )
+    try:
+        try:
+            return "record", execute(spec, checkpoint, step)
+        except CheckpointError:  # it was damaged after it had been written whole; a run costs less than a sweep
+            checkpoint.unlink(missing_ok=True)
+            return "record", execute(spec, checkpoint, step)
     except MemoryError as error:
-        store.checkpoint(spec).unlink(missing_ok=True)  # it belongs to the larger batch
-        _tell(answers, kind="out of memory", key=spec.key, error=_line(error))
-    except (ScaletutError, OSError) as error:
-        _tell(answers, kind="failed", key=spec.key, error=_line(error), fatal=isinstance(error, OSError))
+        return "out of memory", _line(error)
+    except ScaletutError as error:
+        return "failed", _line(error)
+    except OSError as error:
+        return "fatal", f"a checkpoint or the data cannot be used ({_line(error)}); free some space or mend the folder"
     except Exception as error:  # a fault of ours: the sweep goes on, and the record tells
-        _tell(answers, kind="failed", key=spec.key, error=f"{type(error).__name__}: {_line(error)}", fatal=False)
+        return "failed", f"{type(error).__name__}: {_line(error)}"
 
 
 def _line(error: BaseException) -> str:

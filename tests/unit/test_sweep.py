@@ -17,8 +17,9 @@ from scaletut import cli
 from scaletut.errors import ParameterError
 from scaletut.records import Value
 from scaletut.sweep import RunSpec, Store, SweepError, SweepPlan, checked_plan, left_out, load_plan, run_table
-from scaletut.sweep.local import TRIES, Event, _Pool, run_local
+from scaletut.sweep.local import run_local
 from scaletut.sweep.plan import automatic_batch
+from scaletut.sweep.todo import TRIES, Event, Todo
 from scaletut.sweep.train import execute, failed_record
 
 PLAN = {
@@ -179,27 +180,26 @@ def test_the_table_has_a_row_a_run_and_a_group_a_configuration(finished) -> None
     assert set(table) >= {"params", "examples", "flops", "loss", "seed"}
 
 
-# --- the pool, told what happens -------------------------------------------------------------
+# --- runs that do not end well ---------------------------------------------------------------
 
 
-def _pool(tmp_path: Path) -> tuple[_Pool, list[Event]]:
-    from collections import deque
-
+def _todo(tmp_path: Path, *specs: RunSpec) -> tuple[Todo, list[Event]]:
     events: list[Event] = []
     store = Store(tmp_path)
     store.open()
-    return _Pool(deque(), store, 1, events.append), events
+    return Todo(specs, store, events.append), events
 
 
 def test_out_of_memory_halves_once_and_then_says_so(tmp_path: Path) -> None:
-    pool, events = _pool(tmp_path)
     run = plan().runs()[0]
-    pool.out_of_memory(run, "no memory")
-    assert pool.todo[0].halved
-    assert events[-1].kind == "halved"
-    pool.out_of_memory(pool.todo.popleft(), "no memory")
-    assert events[-1].kind == "failed"
-    assert "half the batch" in pool.store.records()[0].note
+    todo, events = _todo(tmp_path, run)
+    todo.store.checkpoint(run).write_bytes(b"of the whole batch")
+    todo.out_of_memory(todo.next(), "no memory")
+    assert todo.waiting[0].halved
+    assert not todo.store.checkpoint(run).exists()
+    todo.out_of_memory(todo.next(), "no memory")
+    assert [event.kind for event in events] == ["started", "halved", "started", "failed"]
+    assert "half the batch" in todo.store.records()[0].note
 
 
 def test_half_the_batch_is_what_is_run() -> None:
@@ -209,21 +209,27 @@ def test_half_the_batch_is_what_is_run() -> None:
     assert prepare(replace(run, halved=True)).preset.recipe.batch_size * 2 == prepare(run).preset.recipe.batch_size
 
 
-def test_a_run_that_kills_its_worker_each_time_is_given_up(tmp_path: Path) -> None:
-    pool, events = _pool(tmp_path)
+def test_half_a_batch_never_goes_on_from_the_checkpoint_of_a_whole_one(tmp_path: Path) -> None:
     run = plan().runs()[0]
+    assert Store(tmp_path).checkpoint(run) != Store(tmp_path).checkpoint(replace(run, halved=True))
+    assert Store(tmp_path).path(run) == Store(tmp_path).path(replace(run, halved=True))
+
+
+def test_a_run_that_kills_its_worker_each_time_is_given_up(tmp_path: Path) -> None:
+    run = plan().runs()[0]
+    todo, events = _todo(tmp_path, run)
     for _ in range(TRIES):
-        pool.retry(run, -9)
-    assert [event.kind for event in events] == ["retried"] * (TRIES - 1) + ["failed"]
-    assert pool.store.records()[0].parameters["status"] == "failed"
+        todo.died(todo.next(), "exit -9")
+    assert [event.kind for event in events if event.kind != "started"] == ["retried"] * (TRIES - 1) + ["failed"]
+    assert todo.store.records()[0].parameters["status"] == "failed"
 
 
 def test_a_worker_killed_after_its_record_is_not_asked_again(tmp_path: Path, finished) -> None:
-    pool, events = _pool(tmp_path)
     run = plan().runs()[0]
-    pool.store.write(run, finished)
-    pool.retry(run, -9)
-    assert not pool.todo
+    todo, events = _todo(tmp_path)
+    todo.store.write(run, finished)
+    todo.died(run, "exit -9")
+    assert not todo
     assert events[-1].kind == "done"
 
 
