@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from scaletut.sweep.worker import outcome
 
 WAITING = 2  # runs handed to Ray for each that can run, so that no worker idles
 ASK_EVERY = 1.0  # seconds between two looks at the progress
+KNOCK_SECONDS = 10.0
 OBJECT_MEMORY = 100_000_000  # bytes for what workers hand over; Ray by itself takes a third of the machine
 
 
@@ -54,9 +56,10 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a reader's runs
     new = {} if address else {"include_dashboard": False, "object_store_memory": OBJECT_MEMORY}
     try:
+        _knock(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **new)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        why = " ".join(str(error).split())[:160]
+        why = " ".join(str(error).split()).split(". ")[0][:160]
         raise ScaletutError(
             f"no Ray cluster can be used at {address or 'this machine'!r} ({why}); start one with `ray start --head` "
             "and give what it prints as --address"
@@ -65,6 +68,13 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT: Ray would try for minutes, with a log line every 5 s."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _check_room(ray: Any, cpus: float, gpus: float) -> None:
