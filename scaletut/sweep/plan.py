@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from scaletut.errors import ParameterError
 from scaletut.files import digest_files, digest_json
+from scaletut.sweep.search import Search, check_search
 
 MOST_RUNS = 100_000
 ALL_EXAMPLES = 50_000  # how many "all" is taken for where only an order of cost is wanted
@@ -51,7 +52,8 @@ class SweepPlan(BaseModel):
     * `hold_out`: training images that are scored in the place of the test set (0: the test set);
     * `scored`: how many of those are scored at most (0: all);
     * `lr_rule`: how the rates follow the width;
-    * `batch`: images a step; 0 takes the power of two that gives about 40 steps an epoch, from 64 to 512.
+    * `batch`: images a step; 0 takes the power of two that gives about 40 steps an epoch, from 64 to 512;
+    * `search`: values of the recipe to search on the held-out images (`Search`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +73,7 @@ class SweepPlan(BaseModel):
     lr_rule: WidthRule
     batch: int = Field(0, ge=0)
 
+    search: Search | None = None
     @field_validator("widths", "examples", "epochs", "flops", "seeds")
     @classmethod
     def _different(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -92,7 +95,7 @@ class SweepPlan(BaseModel):
         if bool(self.epochs) == bool(self.flops):
             raise ValueError("give either epochs or flops, and not both: one follows from the other")
         sizes = (self.widths, self.examples, self.epochs or self.flops, self.seeds)
-        count = math.prod(len(values) for values in sizes)
+        count = math.prod(len(values) for values in sizes) * (self.search.trials if self.search else 1)
         if count > MOST_RUNS:
             raise ValueError(f"{count:,} runs are more than {MOST_RUNS:,}; split the plan")
         return self
@@ -213,6 +216,8 @@ def checked_plan(content: Mapping[str, Any], where: str = "plan") -> SweepPlan:
         raise ParameterError(f"{where}: {error}") from None
     _check_recipe(plan, where)
     preset(plan.preset)
+    if plan.search:
+        check_search(plan, where)
     return plan
 
 
@@ -224,7 +229,9 @@ def _first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"]) or "the plan"
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place, SweepPlan.model_fields, 1, 0.0)[0]
+        *outer, name = fault["loc"]
+        model = {"lr_rule": WidthRule, "search": Search}[outer[0]] if outer else SweepPlan
+        near = difflib.get_close_matches(name, model.model_fields, 1, 0.0)[0]
         return f"{place} is not a field of a plan; did you mean {near!r}?"
     return f"{place}: {fault['msg'].removeprefix('Value error, ')}"
 
