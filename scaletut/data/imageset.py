@@ -159,6 +159,20 @@ class ImageSet:
             )
         return self.take(np.sort(np.concatenate([rows[:k] for rows in self._shuffled_classes(seed)])))
 
+    def shrink(self, side: int) -> ImageSet:
+        """The same images at `side` × `side` pixels: each new pixel is the mean of a square of old ones.
+
+        Raises `ParameterError` unless height and width are equal and a multiple of `side`.
+        """
+        n, height, width, channels = self.images.shape
+        if side < 1 or height != width or height % side:
+            raise ParameterError(
+                f"{self.name}: images of {height} x {width} pixels cannot shrink to {side} a side; "
+                "ask for a divisor of the side of square images"
+            )
+        blocks = self.images.reshape(n, side, height // side, side, width // side, channels)
+        return replace(self, images=blocks.mean(axis=(2, 4)).round().astype(np.uint8))
+
     def classes(self, keep: Sequence[int | str]) -> ImageSet:
         """The images of the classes in `keep` (numbers or names), relabelled 0, 1, … in the order of `keep`.
 

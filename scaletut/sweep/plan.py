@@ -11,7 +11,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from scaletut.errors import ParameterError
 from scaletut.files import digest_files, digest_json
@@ -24,29 +33,37 @@ STEPS_AN_EPOCH, SMALLEST_BATCH, LARGEST_BATCH = 40, 64, 512
 
 
 class WidthRule(BaseModel):
-    """How a rate follows the width: rate × (width / `reference`) ^ `exponent`, and why.
+    """How the rates follow the width: rate × (width / `reference`) ^ `exponent`, and why.
 
     A rate that is held fixed while the network grows is a choice too, and bends the law that is fitted to the runs;
     so the exponent has to be named, 0 included, and `reason` has to say where it comes from.
+    `head_exponent` is that of the last layer's rate, where it differs from the others'.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     exponent: float = Field(ge=-2, le=2)
+    head_exponent: float | None = Field(None, ge=-2, le=2)
     reference: float = Field(gt=0)
     reason: str = Field(min_length=10)
 
-    def factor(self, width: float) -> float:
-        return (width / self.reference) ** self.exponent
+    def factors(self, width: float) -> tuple[float, float]:
+        """Of the body's rates and of the head's."""
+        head = self.exponent if self.head_exponent is None else self.head_exponent
+        return (width / self.reference) ** self.exponent, (width / self.reference) ** head
 
 
 class SweepPlan(BaseModel):
     """Every combination of widths × examples × epochs (or budgets) × seeds, on one network and one data source.
 
+    A grid holds corners that are not wanted, so `pairs` may name the (width, examples) that are.
+
     * `name`: dotted lower-case, the experiment of the records;
     * `data`: a source (`scaletut.data.load`); `label_noise`: share of training labels replaced at random;
+    * `side`: pixels to which images are shrunk (0: as they are);
     * `preset`: network and recipe (`scaletut.train.presets`); `recipe` replaces single values of it;
     * `widths`: factors on the preset's channels; `examples`: training images (0: all of them);
+      or `pairs` of the two;
     * `epochs`: passes, or `flops`: training FLOPs a run, from which the passes follow; give one of the two;
     * `seeds`: of weights, order, augmentation and the choice of training images;
     * `hold_out`: training images that are scored in the place of the test set (0: the test set);
@@ -61,10 +78,12 @@ class SweepPlan(BaseModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*$")
     data: str = "cifar10"
     label_noise: float = Field(0.0, ge=0, lt=1)
+    side: int = Field(0, ge=0)
     preset: str = "fast"
     recipe: Mapping[str, Any] = Field(default_factory=dict)
     widths: tuple[float, ...] = Field((1.0,), min_length=1)
     examples: tuple[int, ...] = Field((0,), min_length=1)
+    pairs: tuple[tuple[PositiveFloat, NonNegativeInt], ...] = ()
     epochs: tuple[float, ...] = ()
     flops: tuple[float, ...] = ()
     seeds: tuple[int, ...] = Field((0,), min_length=1)
@@ -72,8 +91,8 @@ class SweepPlan(BaseModel):
     scored: int = Field(0, ge=0)
     lr_rule: WidthRule
     batch: int = Field(0, ge=0)
-
     search: Search | None = None
+
     @field_validator("widths", "examples", "epochs", "flops", "seeds")
     @classmethod
     def _different(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -100,23 +119,28 @@ class SweepPlan(BaseModel):
             raise ValueError(f"{count:,} runs are more than {MOST_RUNS:,}; split the plan")
         return self
 
+    def sizes(self) -> tuple[tuple[float, int], ...]:
+        """The (width, examples) of the plan."""
+        return self.pairs or tuple(itertools.product(self.widths, self.examples))
+
     def runs(self) -> list[RunSpec]:
         """All runs, cheapest first where that can be told from width, examples and epochs."""
         budget = "epochs" if self.epochs else "flops"
         lengths = self.epochs or self.flops
         code = training_code_digest()
         shared = {
-            "plan": self.name, "data": self.data, "label_noise": self.label_noise, "preset": self.preset,
-            "recipe": tuple(sorted(self.recipe.items())), "hold_out": self.hold_out, "scored": self.scored,
-            "batch": self.batch, "code": code,
+            "plan": self.name, "data": self.data, "label_noise": self.label_noise, "side": self.side,
+            "preset": self.preset, "recipe": tuple(sorted(self.recipe.items())), "hold_out": self.hold_out,
+            "scored": self.scored, "batch": self.batch, "code": code,
         }  # fmt: skip
-        combined = itertools.product(self.widths, self.examples, lengths, self.seeds)
+        combined = itertools.product(self.sizes(), lengths, self.seeds)
         specs = [
             RunSpec(
-                **shared, width=width, examples=examples, seed=seed, rate_factor=self.lr_rule.factor(width),
+                **shared, width=width, examples=examples, seed=seed,
+                **dict(zip(("rate_factor", "head_factor"), self.lr_rule.factors(width), strict=True)),
                 **{"epochs": 0.0, "flops": 0.0, budget: length},
             )
-            for width, examples, length, seed in combined
+            for (width, examples), length, seed in combined
         ]  # fmt: skip
         return sorted(specs, key=lambda spec: spec.work)
 
@@ -131,6 +155,7 @@ class RunSpec:
     plan: str
     data: str
     label_noise: float
+    side: int
     preset: str
     recipe: tuple[tuple[str, Any], ...]
     width: float
@@ -142,6 +167,7 @@ class RunSpec:
     scored: int
     batch: int
     rate_factor: float
+    head_factor: float
     code: str
     halved: bool = False
 
@@ -215,14 +241,14 @@ def checked_plan(content: Mapping[str, Any], where: str = "plan") -> SweepPlan:
     except TypeError as error:
         raise ParameterError(f"{where}: {error}") from None
     _check_recipe(plan, where)
-    preset(plan.preset)
     if plan.search:
         check_search(plan, where)
+    preset(plan.preset)
     return plan
 
 
 def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -21,6 +21,7 @@ from scaletut.sweep.plan import RunSpec, automatic_batch
 from scaletut.train.loop import Progress, TrainingResult, fit, training_flops
 from scaletut.train.metrics import report
 from scaletut.train.presets import Preset, make_network, preset
+from scaletut.train.recipe import Recipe
 
 NOISE_STREAM, SUBSET_STREAM = 11, 12  # keep the random choices of a run apart
 
@@ -38,19 +39,24 @@ class Prepared:
 
 def prepare(spec: RunSpec) -> Prepared:
     """Data, network and recipe of a run. Raises ParameterError where they do not go together."""
-    pool, scored = _data(spec.data, spec.hold_out, spec.scored)
+    pool, scored = _data(spec.data, spec.side, spec.hold_out, spec.scored)
     train = _training_set(pool, spec)
     chosen = preset(spec.preset)
     batch = spec.batch or automatic_batch(len(train))
     batch = max(1, batch // 2 if spec.halved else batch)
     recipe = replace(chosen.recipe, **dict(spec.recipe), batch_size=min(batch, len(train)))
-    rates = {name: getattr(recipe, name) for name in ("lr", "head_lr", "vector_lr")}
-    scaled = {name: rate * spec.rate_factor for name, rate in rates.items() if rate is not None}
-    chosen = replace(chosen, recipe=replace(recipe, **scaled), width=spec.width)
+    chosen = replace(chosen, recipe=_scaled(recipe, spec), width=spec.width)
     model = make_network(chosen, train, spec.seed)
     cost = training_flops(model, train.images.shape[1])
     epochs = spec.epochs or spec.flops / (cost * len(train))
     return Prepared(model, train, scored, replace(chosen, recipe=replace(chosen.recipe, epochs=epochs)), cost)
+
+
+def _scaled(recipe: Recipe, spec: RunSpec) -> Recipe:
+    """The recipe with its rates as the plan's rule has them at this width; a head without a rate takes the body's."""
+    vector = None if recipe.vector_lr is None else recipe.vector_lr * spec.rate_factor
+    head = (recipe.head_lr or recipe.lr) * spec.head_factor
+    return replace(recipe, lr=recipe.lr * spec.rate_factor, head_lr=head, vector_lr=vector)
 
 
 def execute(
@@ -128,13 +134,13 @@ def _values(ready: Prepared, result: TrainingResult) -> dict[str, Value]:
 
 
 @functools.lru_cache(maxsize=2)  # a worker's runs mostly share their data
-def _data(source: str, hold_out: int, scored: int) -> tuple[ImageSet, ImageSet]:
+def _data(source: str, side: int, hold_out: int, scored: int) -> tuple[ImageSet, ImageSet]:
     """The training pool and the images that are scored."""
     data = load(source)
     pool, test = (data.train.split(hold_out, seed=0)) if hold_out else (data.train, data.test)
     if scored and scored < len(test):
         test = test.split(scored, seed=0)[1]
-    return pool, test
+    return (pool.shrink(side), test.shrink(side)) if side else (pool, test)
 
 
 def _training_set(pool: ImageSet, spec: RunSpec) -> ImageSet:

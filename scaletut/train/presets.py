@@ -67,6 +67,22 @@ FAST = Preset("speednet-s", SPEED_RECIPE, "whitened speed net, small: minutes on
 PRESETS: dict[str, Preset] = {
     "fast": FAST,
     "strong": Preset("speednet-m", replace(SPEED_RECIPE, epochs=10), "whitened speed net, medium", views=6),
+    "scaling": Preset(
+        "speednet-s",
+        Recipe(
+            epochs=8,
+            batch_size=64,
+            lr=0.3,
+            head_lr=150.0,  # times the width: the head divides its input by the number of channels
+            vector_lr=4.8,
+            momentum=0.85,
+            weight_decay=1.6e-5,
+            warmup=0.25,
+            crop=2,
+            flip="alternate",
+        ),
+        "speed net with Nesterov SGD, whose cost a step is in proportion to the network, one view: for sweeps",
+    ),
     "resnet20": Preset(
         "resnet20",
         Recipe(
