@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from scaletut.chapters.run import Plan
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+PLAN_EXAMPLE = """
+
+a plan:
+  name: my_sweep
+  data: zipf10
+  widths: [0.125, 0.25, 0.5]
+  examples: [500, 1000, 2000, 4000]
+  epochs: [10]
+  lr_rule: {exponent: 0, reference: 1, reason: Muon's step does not follow the width}
+to search values of its recipe on held-out images, add:
+  hold_out: 1000
+  search: {trials: 20, values: {lr: [0.01, 1, log], momentum: [0.8, 0.99]}}"""
 PROFILES = ("quick", "laptop", "gpu")
 
 
@@ -240,12 +252,17 @@ def _add_sweep(commands: Any) -> None:
         "sweep",
         _sweep("run_sweep"),
         "train every run of a plan, here or on Ray; what is finished is never run again",
-        "scaletut sweep plan.yaml --dry-run",
-        "scaletut sweep plan.yaml --workers 2 --resume",
-        "scaletut sweep plan.yaml --executor ray --address auto",
+        "scaletut sweep plan.yaml --dry-run                  # runs, FLOPs, memory and hours",
+        "scaletut sweep plan.yaml --workers 2                # two processes on this machine",
+        "scaletut sweep plan.yaml --workers 2 --resume       # after an interruption, of whatever kind",
+        "scaletut sweep plan.yaml --executor ray             # Ray on this machine (pip install 'scaletut[ray]')",
+        "scaletut sweep plan.yaml --executor ray --address head:6379 --cpus 2 --gpus 1",
+        "scaletut sweep search.yaml --workers 2              # a plan with search: (pip install 'scaletut[search]')",
+        "scaletut sweep search.yaml --storage postgresql://user:word@host/db   # a search kept on a server",
     )
+    sweep.description += PLAN_EXAMPLE
     sweep.add_argument("plan", type=Path, metavar="PLAN.yaml")
-    sweep.add_argument("--executor", default="local", choices=("local", "ray"))
+    sweep.add_argument("--executor", default="local", choices=("local", "ray"), help="who runs it; local if empty")
     sweep.add_argument("--address", default="", metavar="ADDR", help="of a Ray cluster; empty: this machine")
     sweep.add_argument("--workers", type=_count, default=1, metavar="N", help="processes of the local executor")
     sweep.add_argument("--threads", type=_count, default=1, metavar="N", help="threads of each process")
@@ -254,15 +271,20 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument("--resume", action="store_true", help="go on where an earlier call ended")
     sweep.add_argument("--dry-run", action="store_true", help="runs, FLOPs, memory and hours; nothing is trained")
     sweep.add_argument("--out", type=Path, metavar="DIR", help="folder of the records; _build/sweeps/NAME if empty")
+    sweep.add_argument(
+        "--storage", default="", metavar="URL",
+        help="of a search: a database that Optuna can use, or journal:FILE; SQLite in the records' folder if empty",
+    )  # fmt: skip
 
     watch = _command(
         commands,
         "watch",
         _sweep("run_watch"),
-        "show how far a sweep is, and the law through its runs so far",
-        "scaletut watch _build/sweeps/my_sweep",
+        "show how far a sweep is: its last runs, a drawing of all, and the law through them so far",
+        "scaletut watch _build/sweeps/my_sweep          # redrawn every 2 s, until Ctrl-C",
+        "scaletut watch _build/sweeps/my_sweep --once",
     )
-    watch.add_argument("folder", type=Path, metavar="DIR")
+    watch.add_argument("folder", type=Path, metavar="DIR", help="of the sweep's records, as `scaletut sweep` told it")
     watch.add_argument("--once", action="store_true", help="print once and end")
 
 

@@ -10,16 +10,21 @@ if TYPE_CHECKING:
     from scaletut.sweep.forecast import Forecast, forecast
     from scaletut.sweep.local import run_local
     from scaletut.sweep.on_ray import run_on_ray
+    from scaletut.sweep.search import Found, Search, Searcher, Trial
     from scaletut.sweep.store import Store, SweepError, left_out, run_table
     from scaletut.sweep.todo import Event
 
 __all__ = [
     "Event",
     "Forecast",
+    "Found",
     "RunSpec",
+    "Search",
+    "Searcher",
     "Store",
     "SweepError",
     "SweepPlan",
+    "Trial",
     "WidthRule",
     "checked_plan",
     "forecast",
@@ -34,6 +39,7 @@ _ROOMS = {
     "forecast": ("Forecast", "forecast"),
     "local": ("run_local",),
     "on_ray": ("run_on_ray",),
+    "search": ("Found", "Search", "Searcher", "Trial"),
     "store": ("Store", "SweepError", "left_out", "run_table"),
     "todo": ("Event",),
 }

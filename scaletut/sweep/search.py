@@ -197,6 +197,15 @@ class Searcher:
         groups = zip(self.studies, self.trials(), strict=True)
         return [_found(specs[0], trials, self.plan.search) for (specs, _), trials in groups]
 
+    def rows(self) -> Iterator[list[str]]:
+        """A table of all trials, its heading first; an empty loss says that there is none."""
+        names = sorted(self.plan.search.values)
+        yield ["width", "examples", "epochs", "flops", "trial", *names, "loss"]
+        for trial in (trial for group in self.trials() for trial in group):
+            spec = trial.specs[0]
+            place = [f"{x:.10g}" for x in (spec.width, spec.examples, spec.epochs, spec.flops, trial.number)]
+            yield [*place, *(str(trial.values[name]) for name in names), f"{trial.loss:.10g}" if _scored(trial) else ""]
+
     # --- one study
 
     def _round(self, specs: Sequence[RunSpec], study: Any) -> list[Trial]:
@@ -276,24 +285,14 @@ def with_values(spec: RunSpec, values: Mapping[str, Any]) -> RunSpec:
     return replace(spec, recipe=tuple(sorted({**dict(spec.recipe), **values}.items())))
 
 
-def search_rows(trials: Sequence[Sequence[Trial]]) -> Iterator[list[str]]:
-    """A table of all trials, its heading first; an empty loss says that there is none."""
-    names = sorted({name for group in trials for trial in group for name in trial.values})
-    yield ["width", "examples", "epochs", "flops", "trial", *names, "loss"]
-    for trial in (trial for group in trials for trial in group):
-        spec = trial.specs[0]
-        place = [f"{x:.10g}" for x in (spec.width, spec.examples, spec.epochs, spec.flops, trial.number)]
-        yield [*place, *(str(trial.values[name]) for name in names), f"{trial.loss:.10g}" if _has_loss(trial) else ""]
-
-
 def _found(spec: RunSpec, trials: Sequence[Trial], search: Search) -> Found:
-    scored = [trial for trial in trials if _has_loss(trial)]
+    scored = [trial for trial in trials if _scored(trial)]
     best = min(scored, key=lambda trial: trial.loss, default=None)
     edge = tuple(name for name, given in search.values.items() if best and _at_edge(best.values[name], given))
     return Found(spec, best, len(trials), len(trials) - len(scored), edge)
 
 
-def _has_loss(trial: Trial) -> bool:
+def _scored(trial: Trial) -> bool:
     return trial.loss is not None and math.isfinite(trial.loss)
 
 

@@ -47,7 +47,7 @@ def errors_of(capsys):
 @pytest.mark.parametrize("name", sorted(commands()))
 def test_every_command_explains_itself_with_examples_that_parse(name):
     text = commands()[name].format_help()
-    examples = [line.strip() for line in text.partition("examples:")[2].splitlines() if line.strip()]
+    examples = [line.strip() for line in text.rpartition("\nexamples:")[2].splitlines() if line.strip()]
     assert examples
     for example in examples:
         for part in example.partition("#")[0].split("&&"):
