@@ -16,6 +16,7 @@ from scaletut.scaling.forecast import Forecast, forecast
 from scaletut.scaling.laws import LAWS
 from scaletut.scaling.notes import Note
 from scaletut.scaling.planning import Budget, Miss, Plan, Worth, compute_for, cost_of_miss, plan, worth_of_data
+from scaletut.scaling.predict import Prediction, Predictions, Verdict, predict_runs, verdicts
 from scaletut.scaling.table import RunTable, TableError, as_table
 from scaletut.scaling.uncertainty import (
     Coverage,
@@ -46,6 +47,8 @@ __all__ = [
     "Miss",
     "Note",
     "Plan",
+    "Prediction",
+    "Predictions",
     "Profile",
     "Protocol",
     "ProtocolChoice",
@@ -54,6 +57,7 @@ __all__ = [
     "TableError",
     "Transformer",
     "Valley",
+    "Verdict",
     "Worth",
     "as_table",
     "backtest",
@@ -67,9 +71,11 @@ __all__ = [
     "influence",
     "isoflop",
     "plan",
+    "predict_runs",
     "profile",
     "profile_region",
     "recount",
     "simulate",
+    "verdicts",
     "worth_of_data",
 ]
