@@ -26,7 +26,7 @@ else:
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-LOCKED = ("book", "dev", "transfer", "audit")
+LOCKED = ("book", "dev", "transfer", "audit", "search")
 
 
 def locked_requirements() -> list[Requirement]:
