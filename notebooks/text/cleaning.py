@@ -400,11 +400,9 @@ def planted(kind, strength, share=0.02):
 
 # %%
 STRENGTHS = (0.25, 0.5, 0.75, 1, 1.5, 2)
-reached, untouched = {}, []
-for kind in FAULTS:
-    results = [planted(kind, strength) for strength in STRENGTHS]
-    reached[kind] = [found for found, _ in results]
-    untouched += [others for _, others in results]
+results = {k: [planted(k, s) for s in STRENGTHS] for k in FAULTS}
+reached = {k: [found for found, _ in row] for k, row in results.items()}
+untouched = [others for row in results.values() for _, others in row]
 print(f"{reached['bright'][0].n} planted each time among {len(base):,}")
 
 # %% mystnb={"image": {"alt": "Share of planted faults found against their strength, a line with an interval for each of five kinds. All lines rise from near nothing to near everything; how strong a fault must be differs between the kinds."}} tags=["hide-input"]

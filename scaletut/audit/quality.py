@@ -117,8 +117,9 @@ def low_quality(images: np.ndarray, *, sizes: np.ndarray | None = None, progress
 def judge(values: np.ndarray, measure: Measure) -> tuple[np.ndarray, Threshold]:
     """Score of each image, float64 (n,), and the threshold, at which the score is 1.
 
-    The suspicious half of the distribution is described by its median, 75 % and 90 % quantiles, which faults in less
-    than a tenth of the set move little: x(p) = median + scale * (-ln 2p) ** shape for the share p beyond x.
+    The suspicious half of the distribution is described by its median, 75 % and 90 % quantiles, which faults of one
+    kind move little while they are few: x(p) = median + scale * (-ln 2p) ** shape for the share p beyond x.
+    A kind that is in a tenth of the set hides itself; among CIFAR-10's photographs a twentieth is enough for that.
     A shape of 1 is an exponential tail, 0.76 nearly a normal one; lighter tails than that are not believed.
     The threshold lies where `EXPECTED` images of the set are beyond it.
     """
