@@ -514,7 +514,6 @@ print(f"agrees with the given label: itself included {agree:.0f} %, left out {ap
 # What comes out are probabilities $\hat p_{ij}$ of class $j$ for image $i$.
 
 # %%
-begin = time.perf_counter()
 outside = {}
 for name in SETS:
     outside[name] = audit.out_of_fold(
