@@ -19,6 +19,8 @@ from scaletut.records.formatting import Form, all_forms, format_value
 from scaletut.records.record import Record, Value, find_records
 
 QUICK = "quick"  # results/quick serves the receipt; the book quotes none of it
+SWEEPS = "sweeps"  # the single runs of a sweep; a chapter's record joins them
+APART = (QUICK, SWEEPS)
 _SEED_NAMES = ("seed", "seeds")
 _DEVICE_FACTS = ("name", "accelerator", "threads", "dtype")
 
@@ -55,11 +57,11 @@ class Ledger(Mapping[str, Entry]):
 
     @classmethod
     def load(cls, folder: Path | str = "results") -> Ledger:
-        """Join all records under `folder` except its sub-folder `quick`; an absent folder is an empty ledger.
+        """Join all records under `folder` except its sub-folders `quick` and `sweeps`; an absent folder is an empty ledger.
 
         Raises RecordError for an altered record and for records that cannot be joined.
         """
-        return cls.of(find_records(folder, skip=(QUICK,)))
+        return cls.of(find_records(folder, skip=APART))
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Ledger:

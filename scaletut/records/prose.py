@@ -29,7 +29,7 @@ from typing import Any
 from scaletut.errors import RecordError
 from scaletut.files import atomic_write
 from scaletut.records.formatting import canonical, guess_form
-from scaletut.records.ledger import QUICK, Ledger
+from scaletut.records.ledger import APART, Ledger
 from scaletut.records.markdown import CITED, Link, blank, links, mask_opaque, prose_of
 from scaletut.records.record import read_record
 
@@ -96,7 +96,7 @@ def check_records(folder: Path | str = "results") -> list[Fault]:
         for claim in (text for text, held in record.claims.items() if not held):
             what = f"in this run the claim {claim!r} failed"
             faults.append(Fault(str(path), "", what, "mend or withdraw the claim, and run it again"))
-        if path.relative_to(folder).parts[0] != QUICK:
+        if path.relative_to(folder).parts[0] not in APART:
             records.append(record)
     try:
         Ledger.of(records)

@@ -22,7 +22,7 @@ from scaletut.scaling.newton import Solution, minimise
 from scaletut.scaling.table import RunTable, TableError, as_table
 
 ONE_VARIABLE = ("power", "power_floor", "shifted", "saturating", "broken")
-TWO_VARIABLES = ("additive", "additive_tied", "kaplan", "product")
+TWO_VARIABLES = ("additive", "additive_tied", "kaplan", "product", "rosenfeld")
 # Shares of the runs, the largest ones, that a rolling back-test hides: not half of them, for the beginning of a curve
 # says little about its end.
 HORIZONS = (0.15, 0.25, 0.35)
@@ -89,8 +89,9 @@ def backtest(
 ) -> Backtest:  # fmt: skip
     """Compare laws by how they predict the largest runs.
 
-    laws: names; by default those that fit the table's columns. hold_out: "largest:K" hides the K largest runs once,
-    "rolling" hides growing shares of them. Large means compute, N x D, or x, whichever the table varies.
+    laws: names; by default those that fit the table's columns. hold_out: "largest:K" hides the K largest runs,
+    "largest:K,L" first the K, then the L largest ones, "rolling" growing shares of them.
+    Large means compute, N x D, or x, whichever the table varies.
 
     Raises TableError for an unknown law, a K that leaves too few runs, or when no law can be fitted.
     """
@@ -150,19 +151,24 @@ def _size(runs: RunTable, x: str) -> np.ndarray:
     return np.log(runs.column(x))
 
 
+def rolling(count: int) -> list[int]:
+    """How many of `count` runs a rolling back-test hides, one number a horizon."""
+    return sorted({max(1, round(share * count)) for share in HORIZONS})
+
+
 def _masks(size: np.ndarray, hold_out: str) -> list[np.ndarray]:
     """Runs that may be seen (n,), one mask a horizon."""
     count = len(size)
     order = np.argsort(size, kind="stable")
-    asked = re.fullmatch(r"largest:(\d+)", hold_out)
+    asked = re.fullmatch(r"largest:(\d+(?:,\d+)*)", hold_out)
     if asked:
-        hidden = [int(asked[1])]
+        hidden = sorted({int(number) for number in asked[1].split(",")})
     elif hold_out == "rolling":
-        hidden = sorted({max(1, round(share * count)) for share in HORIZONS})
+        hidden = rolling(count)
     else:
         raise TableError(f"unknown hold-out {hold_out!r}; it is rolling, or largest:K such as largest:5")
-    if not 0 < hidden[0] < count - 1:
-        raise TableError(f"cannot hide {hidden[0]} of {count} runs; hide at least 1 and leave at least 2")
+    if not 0 < hidden[0] <= hidden[-1] < count - 1:
+        raise TableError(f"cannot hide {hidden[-1]} of {count} runs; hide at least 1 and leave at least 2")
     masks = []
     for number in hidden:
         mask = np.ones(count, dtype=bool)

@@ -30,7 +30,7 @@ class Parameter:
     """A parameter of a law: public name, whether theta holds its logarithm, bounds of theta, unit, meaning.
 
     Bounds and grid of a floor are relative to the lowest loss, of a span to the distance from floor to highest loss,
-    of a position to the range of x (see `Law.bounds` and `Law.shapes`).
+    of a ceiling to the highest loss, of a position to the range of x (see `Law.bounds` and `Law.shapes`).
     """
 
     name: str
@@ -39,7 +39,7 @@ class Parameter:
     high: float = np.inf
     unit: str = ""
     about: str = ""
-    role: Literal["free", "floor", "span", "position"] = "free"
+    role: Literal["free", "floor", "span", "ceiling", "position"] = "free"
 
 
 def coefficient(name: str, about: str) -> Parameter:
@@ -119,6 +119,8 @@ class Law:
         for parameter in self.parameters:
             if parameter.name in found and parameter.role == "floor":
                 found[parameter.name] = log_loss.min() + found[parameter.name]
+            elif parameter.name in found and parameter.role == "ceiling":
+                found[parameter.name] = log_loss.max() + found[parameter.name]
             elif parameter.name in found and parameter.role == "span":
                 room = np.exp(log_loss.max()) - np.exp(found["E"])
                 found[parameter.name] = np.log(room) + found[parameter.name]
@@ -305,6 +307,22 @@ def _kaplan_target(shapes: Mapping[str, np.ndarray], log_loss: np.ndarray) -> np
     return log_loss / shapes["alpha_D"]
 
 
+def _rosenfeld(theta: Mapping[str, Jet], inputs: Inputs) -> Jet:
+    """1 / L^2 = 1 / e^2 + 1 / top^2 with e of the additive law: the paper's modulus of e / (e - i eta), scaled so that
+    L approaches e far out."""
+    size, data = theta["A"] - theta["alpha"] * inputs["params"], theta["B"] - theta["beta"] * inputs["examples"]
+    additive = jets.logaddexp(theta["E"], jets.logaddexp(size, data))
+    return -0.5 * jets.logaddexp(-2.0 * additive, -2.0 * theta["top"])
+
+
+def _rosenfeld_logs(shapes: Mapping[str, np.ndarray], inputs: Inputs) -> np.ndarray:
+    return _stack(0.0 * inputs["params"], -shapes["alpha"] * inputs["params"], -shapes["beta"] * inputs["examples"])
+
+
+def _rosenfeld_target(shapes: Mapping[str, np.ndarray], log_loss: np.ndarray) -> np.ndarray:
+    return log_loss - 0.5 * np.log(-np.expm1(np.minimum(2 * (log_loss - shapes["top"]), -1e-6)))
+
+
 def _repeated(theta: Mapping[str, Jet], inputs: Inputs) -> Jet:
     """Repeats and parameters in excess count with decaying worth; U_N is the compute-optimal N for the unique data."""
     unique = inputs["unique_examples"]
@@ -400,6 +418,17 @@ LAWS: dict[str, Law] = {
             (Centring("N_c", "", "params"), Centring("D_c", "", "examples")), ("N_c", "D_c"),
             {"alpha_N": np.geomspace(0.01, 1.0, 20), "alpha_D": np.geomspace(0.01, 1.0, 20)},
             "Kaplan et al. 2020, equation 1.5", jet=_kaplan, logs=_kaplan_logs, target=_kaplan_target,
+        ),
+        FormulaLaw(
+            "rosenfeld", "(e^-2 + top^-2)^(-1/2), e = E + A N^-alpha + B D^-beta", ("params", "examples"),
+            (FLOOR, coefficient("A", "size of the term in N"), exponent("alpha", "fall per e-fold of N"),
+             coefficient("B", "size of the term in D"), exponent("beta", "fall per e-fold of D"),
+             Parameter("top", "log", unit="nats", about="loss of a guess, above which no curve rises", role="ceiling")),
+            (Centring("A", "alpha", "params"), Centring("B", "beta", "examples")), ("E", "A", "B"),
+            {"alpha": np.linspace(0.05, 1.0, 10), "beta": np.linspace(0.05, 1.0, 10),
+             "top": np.array([0.03, 0.1, 0.3, 1.0])},
+            "Rosenfeld et al. 2020, equations 4 and 5", jet=_rosenfeld, logs=_rosenfeld_logs, target=_rosenfeld_target,
+            starts=8,
         ),
         FormulaLaw(
             "repeated", "E + A N'^-alpha + B D'^-beta, D' = U_D (1 + R_D (1 - exp(-R / R_D))), N' alike",

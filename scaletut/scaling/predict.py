@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from scaletut.scaling.choose import backtest, combination, why_best
+from scaletut.scaling.choose import Backtest, backtest, combination, rolling, why_best
 from scaletut.scaling.fitting import Loss
-from scaletut.scaling.table import TableError, as_table
+from scaletut.scaling.table import RunTable, TableError, as_table
 
 LEVELS = (0.8, 0.95)
 Ends = tuple[float, float]
@@ -39,12 +39,14 @@ class Prediction:
 class Predictions:
     """Predictions, and what they rest on: laws with their weights and values, why these, digest and count of the runs.
 
-    most_flops: the largest compute of a run that was fitted, 0 where the table does not tell.
+    least_examples: runs with fewer were left out. runs, runs_digest: of those that were fitted.
+    most_flops: the largest compute of these, 0 where the table does not tell.
     """
 
     rows: tuple[Prediction, ...]
     law: Mapping[str, Any]
     why: str
+    least_examples: float
     runs: int
     runs_digest: str
     most_flops: float
@@ -83,6 +85,7 @@ def predict_runs(
     *,
     accuracy: Any = None,
     laws: Sequence[str] = (),
+    least_examples: Sequence[float] = (0.0,),
     loss: Loss = "huber",
     delta: float = 1e-2,
     seed: int = 0,
@@ -91,25 +94,38 @@ def predict_runs(
     """Predict runs of `at["params"]` and `at["examples"]` (n,) from those of `table`.
 
     table: as `as_table` takes it, with params, examples and loss; accuracy: of its runs, 0..1 (m,), in the same order.
-    laws: to choose among, by default all in N and D. loss, delta: of the fits, in log loss; a percent by default,
-    about the scatter of small networks between seeds.
+    laws: to choose among, by default all in N and D. least_examples: to choose among too: runs with fewer examples,
+    which may end before the regime of any law, are left out of the fit. Both choices are the back-test's.
+    loss, delta: of the fits, in log loss; a percent by default, about the scatter of small networks between seeds.
 
     Raises TableError for a table that no law fits, or an accuracy that is not one number from 0 to 1 a run.
     """
     runs = as_table(table, **reading)
     sizes = {name: np.atleast_1d(np.asarray(at[name], dtype=float)) for name in ("params", "examples")}
-    found = backtest(runs, laws, loss=loss, delta=delta, seed=seed)
+    ahead = None if accuracy is None else _accuracy_line(runs.loss, np.asarray(accuracy, dtype=float))
+    least, found = _best_start(runs, least_examples, laws, loss=loss, delta=delta, seed=seed)
+    runs = runs.take(runs.column("examples") >= least)
     law = combination(runs, found, loss=loss, delta=delta, seed=seed)
     central = law.predict(sizes)
     bands = {level: law.band(sizes, level) for level in LEVELS}
-    ahead = None if accuracy is None else _accuracy_line(runs.loss, np.asarray(accuracy, dtype=float))
     rows = []
     for i, (params, examples) in enumerate(zip(*sizes.values(), strict=True)):
         ends = {level: (float(low[i]), float(high[i])) for level, (low, high) in bands.items()}
         row = Prediction(float(params), float(examples), float(central[i]), _named(ends))
         rows.append(row if ahead is None else ahead.complete(row, ends))
     cost = 0.0 if runs.flops is None else float(runs.flops.max())
-    return Predictions(tuple(rows), law.to_dict(), why_best(found), len(runs), runs.digest, cost)
+    return Predictions(tuple(rows), law.to_dict(), why_best(found), float(least), len(runs), runs.digest, cost)
+
+
+def _best_start(
+    runs: RunTable, least_examples: Sequence[float], laws: Sequence[str], **options: Any
+) -> tuple[float, Backtest]:
+    """The cut whose back-test errs least, and that back-test; as many of the largest runs are hidden for each."""
+    kept = {least: runs.take(runs.column("examples") >= least) for least in least_examples}
+    hidden = ",".join(str(number) for number in rolling(min(len(table) for table in kept.values())))
+    found = {least: backtest(table, laws, hold_out=f"largest:{hidden}", **options) for least, table in kept.items()}
+    best = min(found, key=lambda least: min(found[least].rmse[found[least].best], found[least].combined))
+    return best, found[best]
 
 
 def verdicts(predictions: Sequence[Prediction], loss: Sequence[float], accuracy: Sequence[float] = ()) -> list[Verdict]:

@@ -25,6 +25,7 @@ TRUTH: dict[str, dict[str, float]] = {
     "overtraining": {"E": 1.6, "A": 200.0, "B": 600.0, "eta": 0.17},
     "product": {"A": 30.0, "alpha": 0.06, "beta": 0.05},
     "kaplan": {"N_c": 8.8e13, "D_c": 5.4e13, "alpha_N": 0.076, "alpha_D": 0.095},
+    "rosenfeld": {"E": 0.3, "A": 19.0, "alpha": 0.35, "B": 32.0, "beta": 0.47, "top": 2.3},
     "repeated": {"E": 1.8, "A": 520.0, "B": 1490.0, "alpha": 0.35, "beta": 0.36, "R_D": 15.4, "R_N": 5.3},
 }  # fmt: skip
 
@@ -33,6 +34,8 @@ def columns_for(law: str) -> dict[str, np.ndarray]:
     """The columns that show all of a law's terms."""
     if law in ("power", "power_floor", "shifted", "saturating", "broken"):
         return {"x": np.geomspace(30.0, 1e6, 40)}
+    if law == "rosenfeld":  # its ceiling shows in small networks on few examples
+        return {"params": GRID_N * 5e-5, "examples": GRID_D * 1e-6}
     if law == "repeated":
         share = np.tile([1.0, 0.3, 0.05, 0.01], GRID_N.size // 4)
         return {"params": GRID_N, "examples": GRID_D, "unique_examples": GRID_D * share}
