@@ -1,14 +1,17 @@
 """What the sweep engine costs beyond the training: seconds to expand and to resume a plan, milliseconds a run.
 
     python benchmarks/sweep.py
+    python benchmarks/sweep.py --ray         # the same on Ray too
     python benchmarks/sweep.py --kills 50    # driver and workers killed at random moments, then the records counted
 
-The bars: 10,000 runs expand in under 2 s and resume in under 5 s; a run costs under 50 ms beyond its training.
+The bars: 10,000 runs expand in under 2 s and resume in under 5 s; a run costs under 50 ms beyond its training,
+and under 1 s on Ray.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -17,14 +20,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import yaml
 
-from scaletut.sweep import Store, checked_plan
-from scaletut.sweep.local import run_local
-from scaletut.sweep.train import execute
+from scaletut.sweep import Event, Store, checked_plan, run_local, run_on_ray
 
+Result = TypeVar("Result")
 PLAN = {
     "name": "bench",
     "data": "zipf10",
@@ -35,39 +40,56 @@ PLAN = {
     "scored": 100,
     "lr_rule": {"exponent": 0, "reference": 1, "reason": "the step of Muon does not follow the width"},
 }
+REPEATS = 5
+WARM_UP = 5  # runs; the first ones load libraries and data
 
 
 def expand_and_resume(folder: Path) -> None:
     """Time the expansion of 10,000 runs, and finding those that are missing when all but one are there."""
-    begin = time.perf_counter()
-    runs = checked_plan({**PLAN, "seeds": list(range(100)), "examples": list(range(50, 150))}).runs()
-    print(f"expand {len(runs):,} runs: {time.perf_counter() - begin:.2f} s (bar 2 s)")
+    content = {**PLAN, "seeds": list(range(100)), "examples": list(range(50, 150))}
+    runs, seconds = timed(lambda: checked_plan(content).runs())
+    print(f"expand {len(runs):,} runs: {seconds:.2f} s (median of {REPEATS}, bar 2 s)")
     store = Store(folder / "many")
     store.open()
     for run in runs[1:]:
         store.path(run).write_bytes(b"{}")
-    begin = time.perf_counter()
-    missing = store.missing(runs)
-    print(f"resume: {len(missing)} missing, found in {time.perf_counter() - begin:.2f} s (bar 5 s)")
+    missing, seconds = timed(lambda: store.missing(runs))
+    print(f"resume: {len(missing)} missing, found in {seconds:.2f} s (median of {REPEATS}, bar 5 s)")
 
 
-def overhead(folder: Path, count: int = 20) -> None:
-    """Wall time a run through the pool, less that of the same runs called directly; both after a first run."""
-    runs = checked_plan({**PLAN, "seeds": list(range(count + 1))}).runs()
-    execute(runs[0])
-    begin = time.perf_counter()
-    for run in runs[1:]:
-        execute(run)
-    direct = time.perf_counter() - begin
-    store = Store(folder / "pool")
+def timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """What `work` gives, and the median of its seconds; the first time, which loads libraries, is not counted."""
+    seconds = []
+    for _ in range(REPEATS + 1):
+        begin = time.perf_counter()
+        result = work()
+        seconds.append(time.perf_counter() - begin)
+    return result, float(np.median(seconds[1:]))
+
+
+def beyond_training(folder: Path, ray: bool, count: int = 30) -> None:
+    """Seconds between two ends of runs, one at a time, less what the later run says it took: the engine's own."""
+    runs = checked_plan({**PLAN, "seeds": list(range(count + WARM_UP))}).runs()
+    store = Store(folder / ("ray" if ray else "local"))
     store.open()
-    ends: list[float] = []
-    run_local(runs, store, listen=lambda event: ends.append(time.perf_counter()) if event.kind == "done" else None)
-    pooled = ends[-1] - ends[0]
-    print(
-        f"{count} runs: {1e3 * direct / count:.0f} ms each alone, {1e3 * pooled / count:.0f} ms through the pool, "
-        f"{1e3 * (pooled - direct) / count:+.0f} ms (bar 50 ms)"
-    )
+    ends: dict[str, float] = {}
+
+    def listen(event: Event) -> None:
+        if event.kind == "done":
+            ends[event.spec.key] = time.perf_counter()
+
+    begin = time.perf_counter()
+    if ray:
+        run_on_ray(runs, store, cpus=os.cpu_count(), listen=listen)
+    else:
+        run_local(runs, store, listen=listen)
+    took = {record.parameters["key"]: record.wall_seconds for record in store.records()}
+    keys = list(ends)
+    extra = [ends[key] - ends[last] - took[key] for last, key in itertools.pairwise(keys)][WARM_UP - 1 :]
+    low, median, high = (1e3 * x for x in np.quantile(extra, [0.1, 0.5, 0.9]))
+    name, bar = ("Ray", 1000) if ray else ("local", 50)
+    print(f"{name}: {median:.0f} ms a run beyond training (10 to 90 % of {len(extra)} runs: {low:.0f} to {high:.0f}; "
+          f"bar {bar} ms), the first run ends after {ends[keys[0]] - begin:.1f} s")  # fmt: skip
 
 
 def kills(folder: Path, count: int) -> None:
@@ -121,11 +143,14 @@ def _whole(text: bytes) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=0, metavar="N")
+    parser.add_argument("--ray", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         expand_and_resume(folder)
-        overhead(folder)
+        beyond_training(folder, ray=False)
+        if options.ray:
+            beyond_training(folder, ray=True)
         if options.kills:
             kills(folder, options.kills)
 

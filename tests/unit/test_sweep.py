@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sweep_cases import PLAN as SMALL
 
 from scaletut import cli
 from scaletut.errors import ParameterError
@@ -22,16 +23,7 @@ from scaletut.sweep.plan import automatic_batch
 from scaletut.sweep.todo import TRIES, Event, Todo
 from scaletut.sweep.train import execute, failed_record
 
-PLAN = {
-    "name": "toy",
-    "data": "zipf10",
-    "widths": [0.0625, 0.125],
-    "examples": [64, 128],
-    "epochs": [1],
-    "seeds": [0, 1],
-    "scored": 100,
-    "lr_rule": {"exponent": 0, "reference": 1, "reason": "Muon's step does not follow the width"},
-}
+PLAN = {**SMALL, "seeds": [0, 1]}
 
 
 def plan(**changes: object) -> SweepPlan:
