@@ -84,7 +84,7 @@ class _Pool:
         for worker in [worker for worker in self.workers if worker.ready and worker.spec is None]:
             if self.todo:
                 worker.send(self.todo.next())
-            else:  # others still work, and their memory may be short; a new worker takes seconds
+            elif not (self.todo.more and self.busy()):  # with `more`, the others' outcomes may bring work for it
                 self.workers.remove(worker)
                 worker.process.stdin.close()
         starting = sum(not worker.ready for worker in self.workers)

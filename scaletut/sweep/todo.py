@@ -35,7 +35,7 @@ class Todo:
     ) -> None:
         self.waiting, self.store = deque(specs), store
         self.listen = listen or (lambda event: None)
-        self.more = more or (lambda: ())
+        self.more = more
         self.deaths: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class Todo:
         return spec
 
     def ask_for_more(self) -> None:
-        self.waiting.extend(self.more())
+        self.waiting.extend(self.more() if self.more else ())
 
     def out_of_memory(self, spec: RunSpec, why: str) -> None:
         """Once more with half the batch; after that the run is given up."""

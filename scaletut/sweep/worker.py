@@ -68,10 +68,11 @@ def outcome(spec: RunSpec, checkpoint: Path | None, progress: Callable[[float], 
     """Execute a run: ("record", Record), or what went wrong and a line on it.
 
     "out of memory": half the batch may fit. "failed": the run's own fault, others may work.
-    "fatal": no run can work, because the disk is full or the library is not the one that the sweep started with.
+    "fatal": no run can work, because the disk is full, the data are absent, or the library is not the one that the
+    sweep started with.
     `progress` is called after each step with the share of the run that is done.
     """
-    from scaletut.errors import ScaletutError
+    from scaletut.errors import DataError, ScaletutError
     from scaletut.sweep.train import execute
     from scaletut.train.checkpoint import CheckpointError
 
@@ -91,6 +92,8 @@ def outcome(spec: RunSpec, checkpoint: Path | None, progress: Callable[[float], 
             return "record", execute(spec, checkpoint, step)
     except MemoryError as error:
         return "out of memory", _line(error)
+    except DataError as error:  # the next run would want the same data
+        return "fatal", _line(error)
     except ScaletutError as error:
         return "failed", _line(error)
     except OSError as error:

@@ -203,6 +203,12 @@ def test_a_library_that_was_edited_since_the_sweep_started_stops_it() -> None:
     assert "same scaletut on every node" in why
 
 
+def test_data_that_are_absent_stop_the_sweep_and_mark_no_run() -> None:
+    kind, why = outcome(replace(RUN, data="folder:/no/such/folder"), None, lambda share: None)
+    assert kind == "fatal"
+    assert "/no/such/folder" in why
+
+
 def test_a_worker_that_cannot_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "WORKER", ("-c", "raise SystemExit(3)"))
     with pytest.raises(SweepError, match="exit 3"):

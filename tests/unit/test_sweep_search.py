@@ -13,9 +13,18 @@ from sweep_cases import PLAN, opened, plan, recorded
 
 from scaletut import cli
 from scaletut.errors import ParameterError, ScaletutError
-from scaletut.sweep import RunSpec, Searcher, Store, SweepError, SweepPlan
+from scaletut.sweep import Event, RunSpec, Searcher, Store, SweepError, SweepPlan
 
 SEARCH = {"trials": 10, "values": {"lr": [0.001, 10, "log"], "momentum": [0.5, 0.95]}}
+
+
+ECHO = """
+import json, sys, time
+print(json.dumps({"kind": "ready"}), flush=True)
+for line in sys.stdin:
+    time.sleep(0.3 * json.loads(line)["seed"])
+    print(json.dumps({"kind": "done"}), flush=True)
+"""  # a worker that trains nothing
 
 
 def searching(**changes: object) -> SweepPlan:
@@ -238,6 +247,24 @@ def test_a_storage_that_cannot_be_used_is_one_line_without_the_password(tmp_path
         Searcher(searching(), opened(tmp_path), url)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_waits_for_the_next_round_instead_of_being_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers, rounds of a long and a short run: the one that is done first is kept."""
+    from scaletut.sweep import local, run_local
+
+    monkeypatch.setattr(local, "WORKER", ("-c", ECHO))
+    started, start = [], local._Pool.start
+    monkeypatch.setattr(local._Pool, "start", lambda pool: (started.append(1), start(pool)))
+    rounds = [plan(widths=[width], examples=[64], seeds=[0, 1]).runs() for width in (0.25, 0.5, 1)]
+    events: list[Event] = []
+    more = lambda: rounds.pop() if rounds else []  # noqa: E731
+    run_local([], opened(tmp_path), workers=2, listen=events.append, more=more)
+    done = [event.spec.seed for event in events if event.kind == "done"]
+    assert sorted(done) == [0, 0, 0, 1, 1, 1]
+    assert len(started) == 2
 
 
 @needs_optuna
