@@ -1,36 +1,39 @@
 """Print the prediction of the chapter *Predict, then verify*: write it as a record before the runs that test it.
 
-    python book/predict.py
+    python book/predict.py            # from the small runs, before `book/sweeps/large.yaml` is run
+    python book/predict.py --second   # from the small runs and those large ones that have ended, before the others end
 
-Reads the small runs under `results/sweeps/small` and the plan of the large ones, and refuses to print a second time:
-what was predicted stays as it was. Commit the record in a commit of its own, and only then run `book/sweeps/large.yaml`.
+Reads the runs under `results/sweeps` and refuses to print a prediction twice: what was predicted stays as it was.
+Commit each record in a commit of its own, before the runs that test it.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from scaletut.errors import ParameterError, ScaletutError
-from scaletut.records import Value, find_records, new_record, write_record
+from scaletut.records import Record, Value, find_records, new_record, write_record
 from scaletut.scaling import Predictions, predict_runs
 from scaletut.sweep import Store, load_plan, run_table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-EXPERIMENT = "predict.printed"
+FIRST, SECOND = "predict.printed", "predict.second"
 LEAST_EXAMPLES = (0, 1000, 2000)
 
 
-def predicted() -> tuple[Predictions, list[str]]:
-    """Predictions of the large plan's runs from the small plan's, and a name for each."""
+def predicted(second: bool) -> tuple[Predictions, list[str]]:
+    """Predictions of the large plan's runs that are not known, and a name for each."""
     records = Store(RESULTS / "sweeps" / "small").records()
-    table = run_table(records)
     params = {record.parameters["width"]: record.values["params"].value for record in records}
-    sizes = load_plan(ROOT / "book" / "sweeps" / "large.yaml").sizes()
+    known = Store(RESULTS / "sweeps" / "large").records() if second else []
+    sizes = list(_unknown(known))
+    table = run_table(records + known)
     found = predict_runs(
         {name: table[name] for name in ("params", "examples", "flops", "loss")},
         {"params": [params[width] for width, _ in sizes], "examples": [examples for _, examples in sizes]},
@@ -38,6 +41,11 @@ def predicted() -> tuple[Predictions, list[str]]:
         least_examples=LEAST_EXAMPLES,
     )
     return found, [f"width{width:g}_of_{examples}".replace(".", "p") for width, examples in sizes]
+
+
+def _unknown(known: list[Record]) -> Iterator[tuple[float, int]]:
+    there = {(record.parameters["width"], record.parameters["examples"]) for record in known}
+    return (size for size in load_plan(ROOT / "book" / "sweeps" / "large.yaml").sizes() if size not in there)
 
 
 def values_of(found: Predictions, names: list[str]) -> dict[str, Value]:
@@ -51,29 +59,30 @@ def values_of(found: Predictions, names: list[str]) -> dict[str, Value]:
     return values
 
 
-def main() -> int:
-    if any(record.experiment == EXPERIMENT for record in find_records(RESULTS, recursive=False)):
+def main(second: bool) -> int:
+    experiment = SECOND if second else FIRST
+    if any(record.experiment == experiment for record in find_records(RESULTS, recursive=False)):
         raise ParameterError("the prediction is in print already; it is never made again after the runs")
     started = time.perf_counter()
-    found, names = predicted()
+    found, names = predicted(second)
     record = new_record(
-        EXPERIMENT,
+        experiment,
         profile="laptop",
         parameters={"plan": "book/sweeps/large.yaml", "predictions": found.to_dict()},
         data_digest=found.runs_digest,
         seeds=[0],
         values=values_of(found, names),
         wall_seconds=time.perf_counter() - started,
-        command="python book/predict.py",
+        command="python book/predict.py" + (" --second" if second else ""),
         note="made before the runs that it predicts; its commit is older than their records",
     )
     path = write_record(record, RESULTS)
-    print(f"{found.why}\nprinted: {path.relative_to(ROOT)}")
+    sys.stdout.write(f"{found.why}\nprinted: {path.relative_to(ROOT)}\n")
     return 0
 
 
 if __name__ == "__main__":
     try:
-        raise SystemExit(main())
+        raise SystemExit(main("--second" in sys.argv[1:]))
     except ScaletutError as error:
         sys.exit(f"predict: {error}")

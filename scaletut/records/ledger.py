@@ -57,7 +57,7 @@ class Ledger(Mapping[str, Entry]):
 
     @classmethod
     def load(cls, folder: Path | str = "results") -> Ledger:
-        """Join all records under `folder` except its sub-folders `quick` and `sweeps`; an absent folder is an empty ledger.
+        """Join all records under `folder` but its sub-folders `quick` and `sweeps`; an absent folder: an empty ledger.
 
         Raises RecordError for an altered record and for records that cannot be joined.
         """
