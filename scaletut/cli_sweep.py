@@ -127,7 +127,7 @@ def _finish(specs: Sequence[RunSpec], store: Store) -> int:
 
 def _dry_run(plan: SweepPlan, store: Store, options: argparse.Namespace) -> int:
     """Print runs, FLOPs, memory and hours; refuse what cannot fit."""
-    from scaletut.sweep.forecast import forecast, free_memory
+    from scaletut.sweep.cost import forecast, free_memory
 
     specs = plan.runs() * (plan.search.trials if plan.search else 1)
     todo = store.missing(specs) if store.folder.is_dir() else list(specs)

@@ -262,8 +262,46 @@ class Spending(Chapter):
     seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
 
 
+class Predict(Chapter):
+    """Parameters of the chapter on predicting a large run from small ones."""
+
+    title = "Predict, then verify"
+    by_profile = types.MappingProxyType(
+        {
+            profile: {"runs": runs, "draws": draws, "workers": 1}
+            for profile, runs, draws in (("quick", "new", 100), ("laptop", "book", 1000), ("gpu", "book", 1000))
+        }
+    )
+
+    runs: str = parameter("", "the book's recorded runs, or new ones", values="book or new")
+    data: str = parameter("", "image set of new runs", values="as for `scaletut sweep`; empty: the plan's")
+    yours: str = parameter("", "folder of a sweep of your own, drawn beside", values="a folder")
+    workers: int = parameter(0, "processes that train new runs", unit="processes", low=0, high=256)
+    draws: int = parameter(0, "bootstrap resamples", unit="resamples", low=0, high=100_000)
+    seed: int = parameter(0, "of the resamples", low=0, high=2**31 - 1)
+
+    @field_validator("runs")
+    @classmethod
+    def _known_runs(cls, runs: str) -> str:
+        if runs not in ("", "book", "new"):
+            raise ValueError(f"{runs!r} is not a choice of runs; use book or new")
+        return runs
+
+    @field_validator("data")
+    @classmethod
+    def _known_source(cls, data: str) -> str:
+        return known_source(data)
+
+
 CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
-    {"finetune": Finetune, "cleaning": Cleaning, "labels": Labels, "fitting": Fitting, "spending": Spending}
+    {
+        "finetune": Finetune,
+        "cleaning": Cleaning,
+        "labels": Labels,
+        "fitting": Fitting,
+        "spending": Spending,
+        "predict": Predict,
+    }
 )
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from scaletut.sweep.plan import RunSpec, SweepPlan, WidthRule, checked_plan, load_plan
 
 if TYPE_CHECKING:
-    from scaletut.sweep.forecast import Forecast, forecast
+    from scaletut.sweep.collect import gather
+    from scaletut.sweep.cost import Forecast, forecast
     from scaletut.sweep.local import run_local
     from scaletut.sweep.on_ray import run_on_ray
     from scaletut.sweep.search import Found, Search, Searcher, Trial
@@ -28,6 +29,7 @@ __all__ = [
     "WidthRule",
     "checked_plan",
     "forecast",
+    "gather",
     "left_out",
     "load_plan",
     "run_local",
@@ -36,7 +38,8 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "forecast": ("Forecast", "forecast"),
+    "cost": ("Forecast", "forecast"),
+    "collect": ("gather",),
     "local": ("run_local",),
     "on_ray": ("run_on_ray",),
     "search": ("Found", "Search", "Searcher", "Trial"),

@@ -308,7 +308,7 @@ def test_what_cannot_fit_is_refused_before_it_runs(
 ) -> None:
     import yaml
 
-    monkeypatch.setattr("scaletut.sweep.forecast.free_memory", lambda: 1e6)
+    monkeypatch.setattr("scaletut.sweep.cost.free_memory", lambda: 1e6)
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump({**PLAN, "seeds": [0], "widths": [0.0625]}), encoding="utf-8")
     assert cli.main(["sweep", str(path), "--out", str(tmp_path / "out"), "--dry-run"]) == 2
