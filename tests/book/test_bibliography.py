@@ -71,6 +71,11 @@ WORKS = {
     ),
     "zhang2018": ("Zhang", 2018, "mixup: Beyond Empirical Risk Minimization"),
     "zhang2019": ("Zhang", 2019, "Lookahead Optimizer: k steps forward, 1 step back"),
+    "yang2021": (
+        "Yang",
+        2021,
+        "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer",
+    ),
 }
 
 
