@@ -117,7 +117,7 @@ def _storage_faults(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return method(self, *arguments)
         except (OptunaError, SQLAlchemyError, ImportError, OSError) as error:
-            why = " ".join(str(error.__cause__ or error).split())[:200]
+            why = _masked(" ".join(str(error.__cause__ or error).split()))[:200]
             raise SweepError(
                 f"the search's storage {self.where} cannot be used ({why}); free some space or mend it, "
                 "or give another with --storage"
@@ -145,7 +145,7 @@ class Searcher:
                 "this plan searches, and Optuna is not installed; pip install 'scaletut[search]'"
             ) from None
         self.optuna, self.plan, self.store = optuna, plan, store
-        self.where = re.sub(r"//[^@/]*@", "//***@", storage) or str(store.folder / DATABASE)  # no password on screens
+        self.where = _masked(storage) or str(store.folder / DATABASE)
         self.owner = f"{platform.node()}:{store.folder.resolve()}"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.studies = self._open(storage)
@@ -183,7 +183,8 @@ class Searcher:
         """Take in the outcomes that are there, and give the runs that are wanted next; none when all is done."""
         while True:
             open_trials = [trial for specs, study in self.studies for trial in self._round(specs, study)]
-            missing = self.store.missing(spec for trial in open_trials for spec in trial.specs)
+            wanted = dict.fromkeys(spec for trial in open_trials for spec in trial.specs)  # two may suggest the same
+            missing = self.store.missing(wanted)
             if missing or not open_trials:
                 return missing
 
@@ -270,6 +271,11 @@ class Searcher:
             else:
                 result[name] = made.FloatDistribution(given[0], given[1], log=len(given) == 3)
         return result
+
+
+def _masked(text: str) -> str:
+    """Without a URL's user and password: what is told ends on screens and in logs."""
+    return re.sub(r"//[^@/]*@", "//***@", text)
 
 
 def combinations(specs: Sequence[RunSpec]) -> list[tuple[RunSpec, ...]]:

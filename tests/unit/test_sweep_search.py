@@ -216,6 +216,15 @@ def test_a_search_whose_runs_all_fail_ends(tmp_path: Path) -> None:
 
 
 @needs_optuna
+def test_trials_that_suggest_the_same_are_run_once(tmp_path: Path) -> None:
+    values = {"flip": ["none", "random"]}
+    searcher = Searcher(searching(search={"trials": 4, "values": values}), opened(tmp_path))
+    runs = searcher.more()
+    assert len({run.key for run in runs}) == len(runs) <= 2
+    assert len(searcher.trials()[0]) == 4
+
+
+@needs_optuna
 def test_a_best_value_at_an_end_of_its_range_is_told(tmp_path: Path) -> None:
     values = {"crop": [0, 4], "flip": ["none", "random"]}
     searcher = Searcher(searching(search={"trials": 6, "values": values}), opened(tmp_path))
@@ -241,7 +250,9 @@ def test_a_journal_holds_the_same_search_and_two_sweeps_share_it(tmp_path: Path,
 
 
 @needs_optuna
-@pytest.mark.parametrize("url", ["postgresql://me:secret@127.0.0.1:1/x", "no url", "sqlite:////no/such/folder/x.db"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:secret@127.0.0.1:1/x", "no url //me:secret@x", "sqlite:////no/such/folder/x.db"]
+)
 def test_a_storage_that_cannot_be_used_is_one_line_without_the_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(SweepError, match="--storage") as caught:
         Searcher(searching(), opened(tmp_path), url)
