@@ -1026,6 +1026,7 @@ claims.margins()
 #
 # * The nearest neighbour is no evidence of a copy; a neighbour that stands out from the next ones is.
 # * A threshold belongs to a set, not to a method: let the distribution of the scores say what is unusual.
+# * So a fault that looks like an ordinary image, or that many images share, stays unfound: plant faults of your own to learn what a detector misses.
 # * Whoever judges a label must not have learned from it.
 # * What cleaning buys is measured against perfect labels at equal compute, with seeds and an interval.
 # * Wrong labels that are believed put a floor under the learning curve; more data does not remove it, cleaning does.
