@@ -35,11 +35,11 @@
 #
 # | profile | data | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
-# | `quick` | Zipf-10, trained now | any processor | 2 minutes | see the receipt | none |
-# | `laptop` | CIFAR-10, the book's recorded runs | one processor core | [? min](#predict.run_minutes) | [? GB](#predict.run_peak_memory) | none |
+# | `quick` | Zipf-10, trained now | any processor | about two minutes | see the receipt | none |
+# | `laptop` | CIFAR-10, the book's recorded runs | one processor core | [0.150 min](#predict.run_minutes) | [0.894 GB](#predict.run_peak_memory) | none |
 # | `gpu` | the same | no GPU needed | as `laptop` | as `laptop` | none |
 #
-# With `runs = "new"` the profiles `laptop` and `gpu` train all networks again ([? runs](#predict.runs_all)): [? core-hours](#predict.core_hours) where these were made.
+# With `runs = "new"` the profiles `laptop` and `gpu` train all networks again ([299 runs](#predict.runs_all)): [? h](#predict.core_hours) of one core where these were made.
 # A number with a dotted line under it leads to the run that produced it.
 
 # %% [markdown]
@@ -301,8 +301,8 @@ plt.show()
 
 # %% [markdown]
 # > **Takeaway.**
-# > On the hidden runs the laws together erred by [? %](#predict.backtest_combined), Rosenfeld's alone by [? %](#predict.backtest_rosenfeld), the additive one by [? %](#predict.backtest_additive).
-# > The ceiling came out at [? (? to ?)](#predict.ceiling), where a guess has <span class="given">2.303</span>.
+# > On the hidden runs the laws together erred by [1.65 %](#predict.backtest_combined), Rosenfeld's alone by [3.03 %](#predict.backtest_rosenfeld), the additive one by [4.05 %](#predict.backtest_additive).
+# > The ceiling came out at [2.33 (2.17 to 2.56)](#predict.ceiling), where a guess has <span class="given">2.303</span>.
 
 # %% [markdown]
 # ## The prediction, in print
@@ -468,7 +468,7 @@ claims.check(
 # ### What a miss teaches
 #
 # Look at the signs.
-# The networks that were trained on all images did better than predicted, by up to [? %](#predict.worst_better) of the loss; the largest network on a sixth of them did worse, by [? %](#predict.worst_worse).
+# The networks that were trained on all images did better than predicted, by up to [13.6 %](#predict.worst_better) of the loss; the largest network on a sixth of them did worse, by [8.10 %](#predict.worst_worse).
 # A sum of a term in parameters and a term in images cannot turn both ways: in these runs a large network makes more of much data, and overfits little data.
 #
 # The intervals of the loss were too narrow, and for a reason that can be seen beforehand.
@@ -479,8 +479,8 @@ largest_fitted = np.log(kept.params * kept.examples).max()
 sizes = np.prod([at["params"], at["examples"]], axis=0)
 largest_asked = np.log(sizes.max())
 asked_reach = largest_asked - largest_fitted
-keep("reach_asked", asked_reach, "e-folds")
-keep("reach_tested", tested.beyond.max(), "e-folds")
+keep("reach_asked", asked_reach)
+keep("reach_tested", tested.beyond.max())
 print(f"the back-test looked {tested.beyond.max():.1f} e-folds ahead,")
 print(f"the prediction had to look {asked_reach:.1f}")
 
@@ -544,9 +544,9 @@ keep("first_miss", misses[-1], "%");
 
 # %% [markdown]
 # > **Takeaway.**
-# > Of the six large runs the intervals that promised <span class="given">95 %</span> held [? %](#predict.held_95) by loss and [? %](#predict.accuracy_held_95) by accuracy, those that promised <span class="given">80 %</span> [? %](#predict.held_80) and [? %](#predict.accuracy_held_80); the median miss was [? %](#predict.miss) of the loss, and [? points](#predict.accuracy_miss) of accuracy.
-# > The additive law alone would have missed by up to [? %](#predict.worst_additive), Rosenfeld's by up to [? %](#predict.worst_rosenfeld).
-# > With four larger runs added, the miss on the largest one fell from [? %](#predict.first_miss) to [? %](#predict.second_miss).
+# > Of the six large runs the intervals that promised <span class="given">95 %</span> held [33.3 %](#predict.held_95) by loss and [100 %](#predict.accuracy_held_95) by accuracy, those that promised <span class="given">80 %</span> [16.7 %](#predict.held_80) and [83.3 %](#predict.accuracy_held_80); the median miss was [8.34 %](#predict.miss) of the loss, and [1.14 points](#predict.accuracy_miss) of accuracy.
+# > The additive law alone would have missed by up to [27.2 %](#predict.worst_additive), Rosenfeld's by up to [10.5 %](#predict.worst_rosenfeld).
+# > With four larger runs added, the miss on the largest one fell from [−8.58 %](#predict.first_miss) to [−2.04 %](#predict.second_miss).
 
 # %% [markdown]
 # ## Time is an axis too
@@ -654,7 +654,7 @@ claims.check(
 
 # %% [markdown]
 # > **Takeaway.**
-# > With the same compute the plan reached [? ± ? %](#predict.equal_plan), the popular recipe [? ± ? %](#predict.equal_recipe), all data once [? ± ? %](#predict.equal_once), and the largest model [? ± ? %](#predict.equal_largest).
+# > With the same compute the plan reached [74.6 ± 0.9 %](#predict.equal_plan), the popular recipe [72.4 ± 0.6 %](#predict.equal_recipe), all data once [67.9 ± 0.2 %](#predict.equal_once), and the largest model [61.5 ± 0.7 %](#predict.equal_largest).
 # > The law that missed the loss of large runs by a tenth still chose well between ways to spend: its errors are much the same for all of them.
 
 # %% [markdown]
@@ -709,7 +709,7 @@ if p.runs == "book":
 
 # %% [markdown]
 # > **Takeaway.**
-# > A fifth of wrong labels multiplied the loss by [?× (? to ?)](#predict.noise_ratio) on average; with as many images cleaned by the audit, [? (? to ?) %](#predict.undone) of the harm is undone.
+# > A fifth of wrong labels multiplied the loss by [1.107 ± 0.016×](#predict.noise_ratio) on average; with as many images cleaned by the audit, [106 (99 to 112) %](#predict.undone) of the harm is undone.
 # > More than all of it is no mistake: the audit also takes out images that are hard to tell, and a set without them is easier; what the comparison leaves out is the images that were lost.
 
 # %% [markdown]
@@ -789,10 +789,10 @@ claims.check(
 
 # %% [markdown]
 # > **Takeaway.**
-# > The ideal learner's error has no floor and a slope of [?](#predict.zipf_clean_true_beta) in the number of images; the law fitted to networks has a floor of [? (? to ?)](#predict.zipf_clean_floor) and a slope of [? (? to ?)](#predict.zipf_clean_beta).
-# > The slope is too steep because networks catch up: the widest errs [?×](#predict.zipf_clean_gap_few) as often as the ideal learner with the fewest images, which it needs to see a pattern more than once to know it shifted, and [?×](#predict.zipf_clean_gap_many) as often with the most.
+# > The ideal learner's error has no floor and a slope of [0.404](#predict.zipf_clean_true_beta) in the number of images; the law fitted to networks has a floor of [0.016 (4 × 10⁻⁸ to 0.029)](#predict.zipf_clean_floor) and a slope of [0.68 (0.55 to 0.84)](#predict.zipf_clean_beta).
+# > The slope is too steep because networks catch up: the widest errs [1.67×](#predict.zipf_clean_gap_few) as often as the ideal learner with the fewest images, which it needs to see a pattern more than once to know it shifted, and [1.23×](#predict.zipf_clean_gap_many) as often with the most.
 # > (One run of the smallest network on most images failed, and stays in the figure.)
-# > With a tenth of the labels wrong the slope is [? (? to ?)](#predict.zipf_noisy_beta), where the ideal is [?](#predict.zipf_noisy_true_beta): noise moves both little.
+# > With a tenth of the labels wrong the slope is [0.60 (0.46 to 0.75)](#predict.zipf_noisy_beta), where the ideal is [0.398](#predict.zipf_noisy_true_beta): noise moves both little.
 
 # %% [markdown]
 # ## Yours beside ours
@@ -903,8 +903,8 @@ claims.table()
 # %% [markdown]
 # ## What we saw, and where next
 #
-# * Small runs told the accuracy of large ones within [? points](#predict.accuracy_miss), and their loss within [? %](#predict.miss), at ten to ninety times their compute.
-# * The intervals of the loss held too seldom, because the back-test looked [? e-folds](#predict.reach_tested) ahead and the prediction [? e-folds](#predict.reach_asked).
+# * Small runs told the accuracy of large ones within [1.14 points](#predict.accuracy_miss), and their loss within [8.34 %](#predict.miss), at ten to ninety times their compute.
+# * The intervals of the loss held too seldom, because the back-test looked [?](#predict.reach_tested) e-folds ahead and the prediction [?](#predict.reach_asked) e-folds.
 # * A few runs between the small and the large ones mended most of it.
 # * To choose between ways to spend, the law was good enough: the plan won.
 # * Next: the chapter on spending a budget asks how a plan changes when a model is served to many.
@@ -912,7 +912,7 @@ claims.table()
 # %%
 everything = pd.concat(tables.values())
 keep("runs_all", len(everything), "runs")
-keep("core_hours", everything.seconds.sum() / 3600, "core-hours")
+keep("core_hours", everything.seconds.sum() / 3600, "h")
 record = new_record(
     "predict", profile=p.profile, parameters=p.model_dump(),
     data_digest=scaling.as_table(seen).digest, seeds=[p.seed],
