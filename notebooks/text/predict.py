@@ -36,10 +36,10 @@
 # | profile | data | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | Zipf-10, trained now | any processor | about two minutes | see the receipt | none |
-# | `laptop` | CIFAR-10, the book's recorded runs | one processor core | [0.150 min](#predict.run_minutes) | [0.894 GB](#predict.run_peak_memory) | none |
+# | `laptop` | CIFAR-10, the book's recorded runs | one processor core | [0.168 min](#predict.run_minutes) | [0.893 GB](#predict.run_peak_memory) | none |
 # | `gpu` | the same | no GPU needed | as `laptop` | as `laptop` | none |
 #
-# With `runs = "new"` the profiles `laptop` and `gpu` train all networks again ([299 runs](#predict.runs_all)): [? h](#predict.core_hours) of one core where these were made.
+# With `runs = "new"` the profiles `laptop` and `gpu` train all networks again ([299 runs](#predict.runs_all)): [1.79 h](#predict.core_hours) of one core where these were made.
 # A number with a dotted line under it leads to the run that produced it.
 
 # %% [markdown]
@@ -904,7 +904,7 @@ claims.table()
 # ## What we saw, and where next
 #
 # * Small runs told the accuracy of large ones within [1.14 points](#predict.accuracy_miss), and their loss within [8.34 %](#predict.miss), at ten to ninety times their compute.
-# * The intervals of the loss held too seldom, because the back-test looked [?](#predict.reach_tested) e-folds ahead and the prediction [?](#predict.reach_asked) e-folds.
+# * The intervals of the loss held too seldom, because the back-test looked [1.48](#predict.reach_tested) e-folds ahead and the prediction [4.82](#predict.reach_asked) e-folds.
 # * A few runs between the small and the large ones mended most of it.
 # * To choose between ways to spend, the law was good enough: the plan won.
 # * Next: the chapter on spending a budget asks how a plan changes when a model is served to many.
