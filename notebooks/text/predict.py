@@ -655,7 +655,7 @@ claims.check(
 # %% [markdown]
 # > **Takeaway.**
 # > With the same compute the plan reached [74.6 ± 0.9 %](#predict.equal_plan), the popular recipe [72.4 ± 0.6 %](#predict.equal_recipe), all data once [67.9 ± 0.2 %](#predict.equal_once), and the largest model [61.5 ± 0.7 %](#predict.equal_largest).
-# > The law that missed the loss of large runs by a tenth still chose well between ways to spend: its errors are much the same for all of them.
+# > The law that missed the loss of large runs by a tenth still chose well between ways to spend: for that it need not know the loss, only which of two is lower.
 
 # %% [markdown]
 # ## What noise in the labels moves
@@ -790,7 +790,8 @@ claims.check(
 # %% [markdown]
 # > **Takeaway.**
 # > The ideal learner's error has no floor and a slope of [0.404](#predict.zipf_clean_true_beta) in the number of images; the law fitted to networks has a floor of [0.016 (4 × 10⁻⁸ to 0.029)](#predict.zipf_clean_floor) and a slope of [0.68 (0.55 to 0.84)](#predict.zipf_clean_beta).
-# > The slope is too steep because networks catch up: the widest errs [1.67×](#predict.zipf_clean_gap_few) as often as the ideal learner with the fewest images, which it needs to see a pattern more than once to know it shifted, and [1.23×](#predict.zipf_clean_gap_many) as often with the most.
+# > The slope is too steep because networks catch up: with the fewest images the widest errs [1.67×](#predict.zipf_clean_gap_few) as often as the ideal learner, with the most [1.23×](#predict.zipf_clean_gap_many).
+# > The ideal learner knows a pattern once seen; a network has to see it shifted and recoloured before it knows it again.
 # > (One run of the smallest network on most images failed, and stays in the figure.)
 # > With a tenth of the labels wrong the slope is [0.60 (0.46 to 0.75)](#predict.zipf_noisy_beta), where the ideal is [0.398](#predict.zipf_noisy_true_beta): noise moves both little.
 
