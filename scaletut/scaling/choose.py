@@ -242,9 +242,10 @@ def combination(runs: RunTable, found: Backtest, *, loss: Loss, delta: float, se
         errors = errors + weight * found.errors[name]
         spare = max(len(runs) - phi.shape[1], 1)
         noise += weight * float(np.sqrt(np.sum(ready.problem.residuals(phi)[0] ** 2) / spare))
-    drift = drift_of(errors, found.beyond, noise)
+    horizons = len(np.unique(found.horizon))
+    drift = drift_of(errors, found.beyond, noise, horizons)
     edge = float(_size(runs, "").max())
-    return Combination(found.weights, parameters, edge, noise, drift, len(np.unique(found.horizon)))
+    return Combination(found.weights, parameters, edge, noise, drift, horizons)
 
 
 # --- protocols: not only the law ---------------------------------------------------------

@@ -59,10 +59,18 @@ class Combination:
         }  # fmt: skip
 
 
-def drift_of(errors: np.ndarray, beyond: np.ndarray, noise: float) -> float:
-    """The likeliest drift, per e-fold, of back-test errors (m,) at e-folds `beyond` the runs then seen (m,)."""
+def drift_of(errors: np.ndarray, beyond: np.ndarray, noise: float, independent: int = 0) -> float:
+    """The drift, per e-fold, behind back-test errors (m,) at e-folds `beyond` the runs then seen (m,).
+
+    Root mean square over all drifts by their likelihood, each order of magnitude alike before: a back-test that looks a
+    short way ahead cannot exclude a drift that matters far out, and the likeliest one may be none at all.
+    independent: how many of the errors are; the runs that one fit predicts share that fit's miss. 0: all.
+    """
     variance = noise**2 + (DRIFTS[:, None] * beyond) ** 2 + 1e-300
-    return float(DRIFTS[np.argmin((np.log(variance) + errors**2 / variance).sum(axis=1))])
+    log_likelihood = -0.5 * (np.log(variance) + errors**2 / variance).sum(axis=1)
+    weight = (independent or len(errors)) / len(errors)
+    chance = np.exp(weight * (log_likelihood - log_likelihood.max()))
+    return float(np.sqrt(np.average(DRIFTS**2, weights=chance)))
 
 
 def shares(mean_squares: Mapping[str, float]) -> dict[str, float]:

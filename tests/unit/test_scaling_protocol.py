@@ -132,3 +132,11 @@ def test_drift_is_found_again() -> None:
     errors = np.hypot(0.01, 0.02 * beyond) * generator.normal(size=4000)
     assert drift_of(errors, beyond, 0.01) == pytest.approx(0.02, rel=0.12)
     assert drift_of(0.01 * generator.normal(size=4000), beyond, 0.01) < 0.002
+
+
+def test_few_misses_a_short_way_ahead_do_not_exclude_a_drift() -> None:
+    """Errors no larger than noise, up to 1.5 e-folds ahead: silent as far as they reach, no promise beyond."""
+    generator = np.random.default_rng(1)
+    beyond, errors = generator.uniform(0, 1.5, 50), 0.02 * generator.normal(size=50)
+    assert drift_of(errors, beyond, 0.02) < 0.01
+    assert 0.01 < drift_of(errors, beyond, 0.02, independent=3) < 0.1
