@@ -210,18 +210,33 @@ class Searcher:
     # --- one study
 
     def _round(self, specs: Sequence[RunSpec], study: Any) -> list[Trial]:
-        """Tell the study what has ended, and suggest anew when a round is over; the trials that are still open."""
-        for trial in self._open_trials(specs, study):
-            if not self.store.missing(trial.specs):
-                self._tell(study, trial)
+        """Tell the study a round that has ended, and suggest the next one; the trials that are open.
+
+        A round is suggested whole before any of it is told, and told whole before the next is suggested: so an
+        interruption, wherever it comes, leaves the study with what it would have known.
+        """
         search, still_open = self.plan.search, self._open_trials(specs, study)
-        numbers = [one.number for one in self._trials(study)]
-        # A round whose first trial has an outcome was suggested whole, wherever the last call was interrupted.
-        if not still_open or numbers.index(still_open[0].number) % search.at_once == 0:
-            for place in range(len(numbers), min(len(numbers) + search.at_once - len(still_open), search.trials)):
-                self._suggest(study, place)
-            still_open = self._open_trials(specs, study)
-        return still_open
+        lacking = self._lacking(study)
+        if still_open and not lacking and not self.store.missing(spec for trial in still_open for spec in trial.specs):
+            for trial in still_open:
+                self._tell(study, trial)
+            still_open = []
+        if not still_open:
+            lacking = search.at_once
+        if not lacking:
+            return still_open
+        there = len(self._trials(study))
+        for place in range(there, min(there + lacking, search.trials)):
+            self._suggest(study, place)
+        return self._open_trials(specs, study)
+
+    def _lacking(self, study: Any) -> int:
+        """Trials that a kill kept out of this sweep's running round."""
+        search, there = self.plan.search, self._trials(study)
+        return min(-sum(map(self._mine, there)) % search.at_once, search.trials - len(there))
+
+    def _mine(self, one: Any) -> bool:
+        return one.user_attrs.get(OWNER, self.owner) == self.owner
 
     def _suggest(self, study: Any, place: int) -> None:
         seed = int(digest_json([self.plan.search.seed, place])[:8], 16)  # a stream a trial: resuming repeats none
@@ -239,8 +254,7 @@ class Searcher:
 
     def _open_trials(self, specs: Sequence[RunSpec], study: Any) -> list[Trial]:
         running = [one for one in self._trials(study) if one.state == self.optuna.trial.TrialState.RUNNING]
-        mine = [one for one in running if one.user_attrs.get(OWNER, self.owner) == self.owner]
-        return [self._trial(specs, one) for one in mine]
+        return [self._trial(specs, one) for one in running if self._mine(one)]
 
     def _trial(self, specs: Sequence[RunSpec], one: Any) -> Trial:
         runs = tuple(with_values(spec, one.params) for spec in specs)
