@@ -503,7 +503,8 @@ claims.check(
 now = scaling.verdicts(fresh.rows, pairs.loss.tolist())
 for level in ("80", "95"):
     share = 100 * np.mean([v.loss_held[level] for v in now])
-    print(f"{level} %: held", keep(f"now_held_{level}", share, "%", n=count))
+    held = keep(f"now_held_{level}", share, "%", n=count)
+    print(f"{level} %: held {held}")
 wide = [v.prediction.loss_intervals["95"] for v in now]
 print("the farthest, 95 %:", ends(wide[-1]))
 
