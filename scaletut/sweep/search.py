@@ -240,7 +240,9 @@ class Searcher:
 
     def _suggest(self, study: Any, place: int) -> None:
         seed = int(digest_json([self.plan.search.seed, place])[:8], 16)  # a stream a trial: resuming repeats none
-        study.sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        # Streams of their own keep the trials of a round apart; to count open ones as bad (`constant_liar`) cost more
+        # than it gave: over 12 searches of a bowl, 32 trials in fours, the median excess was 0.010 instead of 0.004.
+        study.sampler = self.optuna.samplers.TPESampler(seed=seed)
         study.ask(self._distributions()).set_user_attr(OWNER, self.owner)
 
     def _tell(self, study: Any, trial: Trial) -> None:
