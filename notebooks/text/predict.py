@@ -36,7 +36,7 @@
 # | profile | data | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | Zipf-10, trained now | any processor | about two minutes | see the receipt | none |
-# | `laptop` | CIFAR-10, the book's recorded runs | one processor core | [0.168 min](#predict.run_minutes) | [0.893 GB](#predict.run_peak_memory) | none |
+# | `laptop` | CIFAR-10, the book's recorded runs | one processor core | [0.208 min](#predict.run_minutes) | [0.893 GB](#predict.run_peak_memory) | none |
 # | `gpu` | the same | no GPU needed | as `laptop` | as `laptop` | none |
 #
 # With `runs = "new"` the profiles `laptop` and `gpu` train all networks again ([299 runs](#predict.runs_all)): [1.79 h](#predict.core_hours) of one core where these were made.
@@ -923,7 +923,7 @@ claims.table()
 #
 # * Small runs told the accuracy of large ones within [1.14 points](#predict.accuracy_miss), and their loss within [8.34 %](#predict.miss), at ten to ninety times their compute.
 # * The intervals of the loss held too seldom, because the back-test looked [1.48](#predict.reach_tested) e-folds ahead and the prediction [4.82](#predict.reach_asked) e-folds.
-# * Intervals that count witnesses rightly would have held [? %](#predict.now_held_95), and were wide: small runs tell less than they seem to.
+# * Intervals that count witnesses rightly would have held [100 %](#predict.now_held_95), and were wide: small runs tell less than they seem to.
 # * A few runs between the small and the large ones mended most of it.
 # * To choose between ways to spend, the law was good enough: the plan won.
 # * Next: the chapter on spending a budget asks how a plan changes when a model is served to many.
