@@ -1,7 +1,7 @@
 """Data pruning: from how large a set does keeping the hardest examples beat keeping the easiest?
 
     python benchmarks/audit_pruning.py perceptron [--record results]
-    SCALETUT_DATA=... python benchmarks/audit_pruning.py images [--sizes 3000 6000 12000 24000] [--record results]
+    SCALETUT_DATA=... python benchmarks/audit_pruning.py images [--sizes 6000 24000] [--record results]
 
 * `perceptron`: the setting of the theory (Sorscher et al. 2022, section 2, arXiv:2206.14486), where it is seconds of
   work. A teacher draws a plane through the origin, examples are normal, the hard ones lie near the plane (the probe
@@ -72,7 +72,7 @@ def images(options: argparse.Namespace) -> Errors:
     data = load("cifar10")
     pool, test = shrunk(data.train), shrunk(data.test)
     sizes, shares, seeds = (
-        options.sizes or (3000, 6000, 12_000, 24_000),
+        options.sizes or (6000, 24_000),
         options.shares or (0.4, 0.8),
         options.seeds or 3,
     )
