@@ -92,9 +92,10 @@ def test_an_unknown_key_names_the_nearest():
     assert ledger.get("a.b") is None
 
 
-def test_load_reads_sub_folders_but_not_the_quick_ones(tmp_path):
+def test_load_reads_sub_folders_but_not_the_quick_ones_and_not_the_runs_of_sweeps(tmp_path):
     write_record(make(0), tmp_path)
-    write_record(make(1), tmp_path / "sweeps")
+    write_record(make(1), tmp_path / "more")
+    write_record(make(3), tmp_path / "sweeps" / "small")
     write_record(make(2, experiment="quick.only"), tmp_path / "quick")
     assert Ledger.load(tmp_path)["finetune.fast.accuracy"].n == 2
     assert not any(key.startswith("quick") for key in Ledger.load(tmp_path))
