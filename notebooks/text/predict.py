@@ -80,12 +80,13 @@ draws = 0           # resamples, 0 to 100000; 0: the profile's
 seed = 0            # 0 to 2147483647
 
 # %%
+import textwrap
 import time
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from scaletut import chapters, figures, scaling, sweep
 from scaletut.data import ZipfLaw
@@ -137,7 +138,7 @@ def plan_of(name):
 plan = plan_of("small")
 print(f"{len(plan.runs())} runs of {plan.data} at {plan.side} pixels")
 print(f"scored on {plan.hold_out:,} images held out of training")
-print("rate of the head:", plan.lr_rule.reason)
+print(textwrap.fill(plan.lr_rule.reason, 70))
 
 # %% [markdown]
 # ### A rate for each width
@@ -172,6 +173,7 @@ def table_of(name):
     """One row a finished run of this plan."""
     records = records_of(name)
     table = pd.DataFrame(sweep.run_table(records))
+    table = table.astype({"params": int, "examples": int})
     done = [one for one in records if "loss" in one.values]
     table["width"] = [one.parameters["width"] for one in done]
     table["seconds"] = [one.values["seconds"].value for one in done]
@@ -181,7 +183,8 @@ def table_of(name):
 
 # %%
 small = table_of("small")
-small.groupby(["params", "examples"]).loss.mean().unstack().round(3)
+means = small.groupby(["params", "examples"]).loss.mean()
+means.unstack().round(3).fillna("")
 
 # %% mystnb={"image": {"alt": "Loss on held-out images against number of training images on log-log axes, one falling line a network; small networks flatten out early, large ones go on falling, and all begin near the same height."}} tags=["hide-input"]
 figure, axes = figures.panels(1, 1, height=3.8)
@@ -244,7 +247,7 @@ at = {
     "examples": [examples for _, examples in asked],
 }
 fresh = predicted(at)
-print(fresh.why)
+print(textwrap.fill(fresh.why, 70))
 
 # %%
 kept = small[small.examples >= fresh.least_examples]
@@ -373,7 +376,7 @@ claims.check(
 
 # %% tags=["hide-input"]
 def told(held):
-    inside = [f"in the {one} %" for one in held if held[one]]
+    inside = [f"in {one} %" for one in held if held[one]]
     return inside[0] if inside else "outside"
 
 
@@ -382,11 +385,9 @@ table = pd.DataFrame(
         "parameters": f"{v.prediction.params:,.0f}",
         "images": f"{v.prediction.examples:,.0f}",
         "predicted": f"{v.prediction.loss:.3f}", "loss": f"{v.loss:.3f}",
-        "miss": f"{100 * v.loss_miss:+.1f} %",
-        "interval": told(v.loss_held),
+        "miss": f"{100 * v.loss_miss:+.1f} %, {told(v.loss_held)}",
         "accuracy": f"{100 * v.accuracy:.1f} %",
-        "miss ": f"{100 * v.accuracy_miss:+.1f} points",
-        "interval ": told(v.accuracy_held),
+        "miss ": f"{100 * v.accuracy_miss:+.1f}, {told(v.accuracy_held)}",
     }
     for v in verdict
 )
