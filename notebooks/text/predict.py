@@ -184,7 +184,7 @@ def table_of(name):
 # %%
 small = table_of("small")
 means = small.groupby(["params", "examples"]).loss.mean()
-means.unstack().round(3).fillna("")
+means.unstack().map("{:.3f}".format).replace("nan", "")
 
 # %% mystnb={"image": {"alt": "Loss on held-out images against number of training images on log-log axes, one falling line a network; small networks flatten out early, large ones go on falling, and all begin near the same height."}} tags=["hide-input"]
 figure, axes = figures.panels(1, 1, height=3.8)
