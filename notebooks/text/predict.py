@@ -36,7 +36,7 @@
 # | profile | data | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | Zipf-10, trained now | any processor | about two minutes | see the receipt | none |
-# | `laptop` | CIFAR-10, the book's recorded runs | one processor core | [0.208 min](#predict.run_minutes) | [0.893 GB](#predict.run_peak_memory) | none |
+# | `laptop` | CIFAR-10, the book's recorded runs | one processor core | [0.113 min](#predict.run_minutes) | [0.894 GB](#predict.run_peak_memory) | none |
 # | `gpu` | the same | no GPU needed | as `laptop` | as `laptop` | none |
 #
 # With `runs = "new"` the profiles `laptop` and `gpu` train all networks again ([299 runs](#predict.runs_all)): [1.79 h](#predict.core_hours) of one core where these were made.
