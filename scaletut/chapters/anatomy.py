@@ -107,6 +107,8 @@ def _outputs_stored(book: Any, path: Path) -> Faults:
     for number, cell in _code(book):
         if any(output.output_type == "error" for output in cell.outputs):
             yield number, "an error is stored as output; mend the cell and record the chapter again"
+        if "site-packages" in json.dumps(cell.outputs):
+            yield number, "a library's warning, with a path of this machine, is stored as output; mend what it warns of"
     stored = book.metadata.get(_STAMP, {}).get("cells")
     if stored is None:
         yield 0, f"its outputs are not those of a recorded run; make them with `scaletut record {path.stem}`"

@@ -163,6 +163,12 @@ def no_settings(book):
     cell.source = cell.source.replace('settings("finetune"', 'settings("other"')
 
 
+def stored_warning(book):
+    text = "/home/me/lib/python3.11/site-packages/tqdm/auto.py:21: TqdmWarning: IProgress not found.\n"
+    _, cell = next((n, c) for n, c in enumerate(book.cells) if c.cell_type == "code")
+    cell.outputs.append(nbformat.v4.new_output("stream", name="stderr", text=text))
+
+
 def stored_error(book):
     cell_with(book, "1 + 1").outputs = [nbformat.v4.new_output("error", ename="E", evalue="x", traceback=[])]
 
@@ -210,6 +216,7 @@ def unstamped(book):
         (no_setup, "must be the set-up"),
         (no_settings, "no cell validates"),
         (stored_error, "an error is stored"),
+        (stored_warning, "a library's warning"),
         (run_out_of_order, "not all run once"),
         (long_cells, "lines (median)"),
         (unstamped, "not those of a recorded run"),
