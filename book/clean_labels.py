@@ -17,6 +17,7 @@ import numpy as np
 from scaletut.audit import label_issues, out_of_fold
 from scaletut.data import load
 from scaletut.files import atomic_write
+from scaletut.sweep.train import with_wrong_labels
 
 TARGET = Path(__file__).parents[1] / "_build" / "cleaned.npz"
 HELD_OUT, IMAGES, NOISE, SEED = 5000, 16_000, 0.2, 0
@@ -25,9 +26,8 @@ HELD_OUT, IMAGES, NOISE, SEED = 5000, 16_000, 0.2, 0
 def main() -> int:
     pool, held = load("cifar10").train.split(HELD_OUT, seed=0)  # as `scaletut.sweep` splits it
     pool = pool.split(IMAGES, SEED)[1]
-    draw = np.random.default_rng(SEED)
-    wrong = draw.random(IMAGES) < NOISE
-    labels = (pool.labels + wrong * draw.integers(1, pool.num_classes, IMAGES)) % pool.num_classes
+    labels = with_wrong_labels(pool, NOISE, np.random.default_rng(SEED))
+    wrong = labels != pool.labels
     found = label_issues(labels, out_of_fold(pool.images, labels, pool.num_classes, seed=SEED))
     keep = np.setdiff1d(np.arange(IMAGES), found.index)
     content = io.BytesIO()

@@ -56,255 +56,6 @@ class Chapter(BaseModel):
         return type(self).model_validate({**self.model_dump(), **taken})
 
 
-class Finetune(Chapter):
-    """Parameters of the chapter on fine-tuning a convolutional net."""
-
-    title = "Fine-tune a CNN on CIFAR-10"
-    by_profile = types.MappingProxyType(
-        {
-            "quick": {
-                "data": "zipf10:classes=equal",
-                "train_examples": 2000,
-                "epochs": 2,
-                "width": 16,
-                "seeds": 3,
-                "label_budgets": "2,50",
-            },
-            "laptop": {
-                "data": "cifar10",
-                "train_examples": 10000,
-                "epochs": 4,
-                "width": 16,
-                "seeds": 3,
-                "label_budgets": "10,50,200,1000,5000",
-            },
-            "gpu": {
-                "data": "cifar10",
-                "train_examples": 50000,
-                "epochs": 12,
-                "width": 64,
-                "seeds": 5,
-                "label_budgets": "10,50,200,1000,5000",
-            },
-        }
-    )
-
-    data: str = parameter("", "image set", values="cifar10, zipf10, zipf10:option=value,... or folder:PATH")
-    train_examples: int = parameter(0, "size of the training set", unit="images", low=0, high=50000)
-    epochs: int = parameter(0, "passes of a training run", unit="epochs", low=0, high=200)
-    width: int = parameter(0, "channels of the first group", unit="channels", low=0, high=256)
-    seeds: int = parameter(0, "independent runs behind each mean", unit="runs", low=0, high=20)
-    label_budgets: str = parameter("", "labels a class to adapt with", unit="labels a class", values="n,n,...")
-    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
-
-    @field_validator("data")
-    @classmethod
-    def _known_source(cls, data: str) -> str:
-        return known_source(data)
-
-    @field_validator("label_budgets")
-    @classmethod
-    def _rising_counts(cls, text: str) -> str:
-        return rising_counts(text)
-
-    @property
-    def budgets(self) -> tuple[int, ...]:
-        """`label_budgets` as numbers."""
-        return tuple(int(word) for word in self.label_budgets.split(",") if word)
-
-
-class Cleaning(Chapter):
-    """Parameters of the chapter on cleaning a data set."""
-
-    title = "Clean a data set"
-    by_profile = types.MappingProxyType(
-        {
-            "quick": {
-                "data": "zipf10:classes=equal,patterns=600,duplicates=20,near_duplicates=100,blurred=20",
-                "labels": "0.4",
-                "train_examples": 1000,
-                "epochs": 6,
-                "width": 16,
-                "seeds": 2,
-            },
-            "laptop": {
-                "data": "cifar10",
-                "labels": "worst,random1,aggregate",
-                "train_examples": 3000,
-                "epochs": 5,
-                "width": 16,
-                "seeds": 5,
-            },
-            "gpu": {
-                "data": "cifar10",
-                "labels": "worst,random1,aggregate",
-                "train_examples": 40000,
-                "epochs": 10,
-                "width": 32,
-                "seeds": 5,
-            },
-        }
-    )
-
-    data: str = parameter("", "image set", values="cifar10, zipf10, zipf10:option=value,... or folder:PATH")
-    labels: str = parameter("", "labels to clean", values="worst, random1, aggregate or shares, with commas between")
-    train_examples: int = parameter(0, "images to train on", unit="images", low=0, high=50000)
-    epochs: int = parameter(0, "passes of a training run", unit="epochs", low=0, high=200)
-    width: int = parameter(0, "channels of the first group", unit="channels", low=0, high=256)
-    seeds: int = parameter(0, "independent runs behind each mean", unit="runs", low=0, high=20)
-    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
-
-    @field_validator("data")
-    @classmethod
-    def _known_source(cls, data: str) -> str:
-        return known_source(data)
-
-    @field_validator("labels")
-    @classmethod
-    def _known_labels(cls, labels: str) -> str:
-        return label_sets(labels)
-
-
-class Labels(Chapter):
-    """Parameters of the chapter on labels, augmentation and choice of data."""
-
-    title = "Labels, augmentation and choice of data"
-    by_profile = types.MappingProxyType(
-        {
-            "quick": {
-                "data": "zipf10:classes=equal,patterns=200",
-                "train_examples": 800,
-                "epochs": 4,
-                "width": 8,
-                "side": 16,
-                "seeds": 2,
-            },
-            "laptop": {
-                "data": "cifar10",
-                "train_examples": 3000,
-                "epochs": 6,
-                "width": 8,
-                "side": 16,
-                "seeds": 5,
-            },
-            "gpu": {
-                "data": "cifar10",
-                "train_examples": 40000,
-                "epochs": 16,
-                "width": 32,
-                "side": 32,
-                "seeds": 5,
-            },
-        }
-    )
-
-    data: str = parameter("", "image set", values="cifar10, zipf10, zipf10:option=value,... or folder:PATH")
-    train_examples: int = parameter(0, "images to choose from", unit="images", low=0, high=50000)
-    epochs: int = parameter(0, "passes of a training run", unit="epochs", low=0, high=200)
-    width: int = parameter(0, "channels of the first group", unit="channels", low=0, high=256)
-    side: int = parameter(0, "height and width that images are shrunk to", unit="pixels", low=0, high=32)
-    seeds: int = parameter(0, "independent runs behind each mean", unit="runs", low=0, high=20)
-    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
-
-    @field_validator("data")
-    @classmethod
-    def _known_source(cls, data: str) -> str:
-        return known_source(data)
-
-    @field_validator("side")
-    @classmethod
-    def _halvings(cls, side: int) -> int:
-        if side not in (0, 8, 16, 32):
-            raise ValueError(f"{side} pixels cannot be had by halving 32; use 8, 16 or 32")
-        return side
-
-
-class Fitting(Chapter):
-    """Parameters of the chapter on fitting scaling laws."""
-
-    title = "Fit a scaling law"
-    by_profile = types.MappingProxyType(
-        {
-            "quick": {"table": "simulated", "draws": 300, "simulations": 8},
-            "laptop": {"table": "published", "draws": 4000, "simulations": 500},
-            "gpu": {"table": "published", "draws": 4000, "simulations": 500},
-        }
-    )
-
-    table: str = parameter("", "runs to fit", values="published, simulated, or a CSV")
-    download: bool = parameter(False, "fetch the published table when it is not here", values="True or False")
-    drop_highest: int = parameter(5, "highest losses to leave out", unit="runs", low=0, high=1000)
-    delta: float = parameter(1e-3, "Huber's threshold", unit="log residual", low=1e-6, high=1.0)
-    draws: int = parameter(0, "bootstrap resamples", unit="resamples", low=0, high=100_000)
-    simulations: int = parameter(0, "simulated tables a noise law", unit="tables", low=0, high=10_000)
-    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
-
-
-class Spending(Chapter):
-    """Parameters of the chapter on spending a compute budget."""
-
-    title = "Spend a compute budget"
-    by_profile = types.MappingProxyType(
-        {
-            profile: {"table": table, "flops": 5.88e23, "served": 1e13, "scarcity": 0.1, "draws": draws}
-            for profile, table, draws in (
-                ("quick", "simulated", 300), ("laptop", "published", 1000), ("gpu", "published", 1000)
-            )
-        }
-    )  # fmt: skip
-
-    table: str = parameter("", "runs to plan from", values="published, simulated, or a CSV")
-    download: bool = parameter(False, "fetch the published table when it is not here", values="True or False")
-    flops: float = parameter(0.0, "the budget", unit="FLOP", low=0.0, high=1e32)
-    served: float = parameter(0.0, "tokens served after training", unit="tokens", low=0.0, high=1e20)
-    scarcity: float = parameter(0.0, "distinct data, of what the plan asks for", unit="share", low=0.0, high=1.0)
-    draws: int = parameter(0, "bootstrap resamples", unit="resamples", low=0, high=100_000)
-    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
-
-
-class Predict(Chapter):
-    """Parameters of the chapter on predicting a large run from small ones."""
-
-    title = "Predict, then verify"
-    by_profile = types.MappingProxyType(
-        {
-            profile: {"runs": runs, "draws": draws, "workers": 1}
-            for profile, runs, draws in (("quick", "new", 100), ("laptop", "book", 1000), ("gpu", "book", 1000))
-        }
-    )
-
-    runs: str = parameter("", "the book's recorded runs, or new ones", values="book or new")
-    data: str = parameter("", "image set of new runs", values="as for `scaletut sweep`; empty: the plan's")
-    yours: str = parameter("", "folder of a sweep of your own, drawn beside", values="a folder")
-    workers: int = parameter(0, "processes that train new runs", unit="processes", low=0, high=256)
-    draws: int = parameter(0, "bootstrap resamples", unit="resamples", low=0, high=100_000)
-    seed: int = parameter(0, "of the resamples", low=0, high=2**31 - 1)
-
-    @field_validator("runs")
-    @classmethod
-    def _known_runs(cls, runs: str) -> str:
-        if runs not in ("", "book", "new"):
-            raise ValueError(f"{runs!r} is not a choice of runs; use book or new")
-        return runs
-
-    @field_validator("data")
-    @classmethod
-    def _known_source(cls, data: str) -> str:
-        return known_source(data)
-
-
-CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
-    {
-        "finetune": Finetune,
-        "cleaning": Cleaning,
-        "labels": Labels,
-        "fitting": Fitting,
-        "spending": Spending,
-        "predict": Predict,
-    }
-)
-
-
 # --- validators that chapters share ------------------------------------------------
 
 
@@ -419,3 +170,243 @@ def parameters_cell(schema: type[Chapter]) -> str:
     width = max(len(line) for line in lines)
     comments = [field_comment(schema, name) for name in schema.model_fields]
     return "\n".join(f"{line:<{width}}  # {comment}" for line, comment in zip(lines, comments, strict=True))
+
+
+# --- the chapters ------------------------------------------------------------------
+
+
+class Finetune(Chapter):
+    """Parameters of the chapter on fine-tuning a convolutional net."""
+
+    title = "Fine-tune a CNN on CIFAR-10"
+    by_profile = types.MappingProxyType(
+        {
+            "quick": {
+                "data": "zipf10:classes=equal",
+                "train_examples": 2000,
+                "epochs": 2,
+                "width": 16,
+                "seeds": 3,
+                "label_budgets": "2,50",
+            },
+            "laptop": {
+                "data": "cifar10",
+                "train_examples": 10000,
+                "epochs": 4,
+                "width": 16,
+                "seeds": 3,
+                "label_budgets": "10,50,200,1000,5000",
+            },
+            "gpu": {
+                "data": "cifar10",
+                "train_examples": 50000,
+                "epochs": 12,
+                "width": 64,
+                "seeds": 5,
+                "label_budgets": "10,50,200,1000,5000",
+            },
+        }
+    )
+
+    data: str = parameter("", "image set", values="cifar10, zipf10, zipf10:option=value,... or folder:PATH")
+    train_examples: int = parameter(0, "size of the training set", unit="images", low=0, high=50000)
+    epochs: int = parameter(0, "passes of a training run", unit="epochs", low=0, high=200)
+    width: int = parameter(0, "channels of the first group", unit="channels", low=0, high=256)
+    seeds: int = parameter(0, "independent runs behind each mean", unit="runs", low=0, high=20)
+    label_budgets: str = parameter("", "labels a class to adapt with", unit="labels a class", values="n,n,...")
+    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
+
+    _known_source = field_validator("data")(known_source)
+
+    @field_validator("label_budgets")
+    @classmethod
+    def _rising_counts(cls, text: str) -> str:
+        return rising_counts(text)
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """`label_budgets` as numbers."""
+        return tuple(int(word) for word in self.label_budgets.split(",") if word)
+
+
+class Cleaning(Chapter):
+    """Parameters of the chapter on cleaning a data set."""
+
+    title = "Clean a data set"
+    by_profile = types.MappingProxyType(
+        {
+            "quick": {
+                "data": "zipf10:classes=equal,patterns=600,duplicates=20,near_duplicates=100,blurred=20",
+                "labels": "0.4",
+                "train_examples": 1000,
+                "epochs": 6,
+                "width": 16,
+                "seeds": 2,
+            },
+            "laptop": {
+                "data": "cifar10",
+                "labels": "worst,random1,aggregate",
+                "train_examples": 3000,
+                "epochs": 5,
+                "width": 16,
+                "seeds": 5,
+            },
+            "gpu": {
+                "data": "cifar10",
+                "labels": "worst,random1,aggregate",
+                "train_examples": 40000,
+                "epochs": 10,
+                "width": 32,
+                "seeds": 5,
+            },
+        }
+    )
+
+    data: str = parameter("", "image set", values="cifar10, zipf10, zipf10:option=value,... or folder:PATH")
+    labels: str = parameter("", "labels to clean", values="worst, random1, aggregate or shares, with commas between")
+    train_examples: int = parameter(0, "images to train on", unit="images", low=0, high=50000)
+    epochs: int = parameter(0, "passes of a training run", unit="epochs", low=0, high=200)
+    width: int = parameter(0, "channels of the first group", unit="channels", low=0, high=256)
+    seeds: int = parameter(0, "independent runs behind each mean", unit="runs", low=0, high=20)
+    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
+
+    _known_source = field_validator("data")(known_source)
+
+    @field_validator("labels")
+    @classmethod
+    def _known_labels(cls, labels: str) -> str:
+        return label_sets(labels)
+
+
+class Labels(Chapter):
+    """Parameters of the chapter on labels, augmentation and choice of data."""
+
+    title = "Labels, augmentation and choice of data"
+    by_profile = types.MappingProxyType(
+        {
+            "quick": {
+                "data": "zipf10:classes=equal,patterns=200",
+                "train_examples": 800,
+                "epochs": 4,
+                "width": 8,
+                "side": 16,
+                "seeds": 2,
+            },
+            "laptop": {
+                "data": "cifar10",
+                "train_examples": 3000,
+                "epochs": 6,
+                "width": 8,
+                "side": 16,
+                "seeds": 5,
+            },
+            "gpu": {
+                "data": "cifar10",
+                "train_examples": 40000,
+                "epochs": 16,
+                "width": 32,
+                "side": 32,
+                "seeds": 5,
+            },
+        }
+    )
+
+    data: str = parameter("", "image set", values="cifar10, zipf10, zipf10:option=value,... or folder:PATH")
+    train_examples: int = parameter(0, "images to choose from", unit="images", low=0, high=50000)
+    epochs: int = parameter(0, "passes of a training run", unit="epochs", low=0, high=200)
+    width: int = parameter(0, "channels of the first group", unit="channels", low=0, high=256)
+    side: int = parameter(0, "height and width that images are shrunk to", unit="pixels", low=0, high=32)
+    seeds: int = parameter(0, "independent runs behind each mean", unit="runs", low=0, high=20)
+    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
+
+    _known_source = field_validator("data")(known_source)
+
+    @field_validator("side")
+    @classmethod
+    def _halvings(cls, side: int) -> int:
+        if side not in (0, 8, 16, 32):
+            raise ValueError(f"{side} pixels cannot be had by halving 32; use 8, 16 or 32")
+        return side
+
+
+class Fitting(Chapter):
+    """Parameters of the chapter on fitting scaling laws."""
+
+    title = "Fit a scaling law"
+    by_profile = types.MappingProxyType(
+        {
+            "quick": {"table": "simulated", "draws": 300, "simulations": 8},
+            "laptop": {"table": "published", "draws": 4000, "simulations": 500},
+            "gpu": {"table": "published", "draws": 4000, "simulations": 500},
+        }
+    )
+
+    table: str = parameter("", "runs to fit", values="published, simulated, or a CSV")
+    download: bool = parameter(False, "fetch the published table when it is not here", values="True or False")
+    drop_highest: int = parameter(5, "highest losses to leave out", unit="runs", low=0, high=1000)
+    delta: float = parameter(1e-3, "Huber's threshold", unit="log residual", low=1e-6, high=1.0)
+    draws: int = parameter(0, "bootstrap resamples", unit="resamples", low=0, high=100_000)
+    simulations: int = parameter(0, "simulated tables a noise law", unit="tables", low=0, high=10_000)
+    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
+
+
+class Spending(Chapter):
+    """Parameters of the chapter on spending a compute budget."""
+
+    title = "Spend a compute budget"
+    by_profile = types.MappingProxyType(
+        {
+            profile: {"table": table, "flops": 5.88e23, "served": 1e13, "scarcity": 0.1, "draws": draws}
+            for profile, table, draws in (
+                ("quick", "simulated", 300), ("laptop", "published", 1000), ("gpu", "published", 1000)
+            )
+        }
+    )  # fmt: skip
+
+    table: str = parameter("", "runs to plan from", values="published, simulated, or a CSV")
+    download: bool = parameter(False, "fetch the published table when it is not here", values="True or False")
+    flops: float = parameter(0.0, "the budget", unit="FLOP", low=0.0, high=1e32)
+    served: float = parameter(0.0, "tokens served after training", unit="tokens", low=0.0, high=1e20)
+    scarcity: float = parameter(0.0, "distinct data, of what the plan asks for", unit="share", low=0.0, high=1.0)
+    draws: int = parameter(0, "bootstrap resamples", unit="resamples", low=0, high=100_000)
+    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
+
+
+class Predict(Chapter):
+    """Parameters of the chapter on predicting a large run from small ones."""
+
+    title = "Predict, then verify"
+    by_profile = types.MappingProxyType(
+        {
+            profile: {"runs": runs, "draws": draws, "workers": 1}
+            for profile, runs, draws in (("quick", "new", 100), ("laptop", "book", 1000), ("gpu", "book", 1000))
+        }
+    )
+
+    runs: str = parameter("", "the book's recorded runs, or new ones", values="book or new")
+    data: str = parameter("", "image set of new runs", values="as for `scaletut sweep`; empty: the plan's")
+    yours: str = parameter("", "folder of a sweep of your own, drawn beside", values="a folder")
+    workers: int = parameter(0, "processes that train new runs", unit="processes", low=0, high=256)
+    draws: int = parameter(0, "bootstrap resamples", unit="resamples", low=0, high=100_000)
+    seed: int = parameter(0, "of the resamples", low=0, high=2**31 - 1)
+
+    @field_validator("runs")
+    @classmethod
+    def _known_runs(cls, runs: str) -> str:
+        if runs not in ("", "book", "new"):
+            raise ValueError(f"{runs!r} is not a choice of runs; use book or new")
+        return runs
+
+    _known_source = field_validator("data")(known_source)
+
+
+CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
+    {
+        "finetune": Finetune,
+        "cleaning": Cleaning,
+        "labels": Labels,
+        "fitting": Fitting,
+        "spending": Spending,
+        "predict": Predict,
+    }
+)

@@ -7,7 +7,7 @@ Accuracy follows from loss: its logit is taken as a straight line in log loss ov
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -137,13 +137,9 @@ def verdicts(predictions: Sequence[Prediction], loss: Sequence[float], accuracy:
         if len(accuracy) and row.accuracy is not None and row.accuracy_intervals is not None:
             right = float(accuracy[i])
             held = _held(row.accuracy_intervals, right)
-            found = Verdict(*_fields(found), right, right - row.accuracy, held)
+            found = replace(found, accuracy=right, accuracy_miss=right - row.accuracy, accuracy_held=held)
         result.append(found)
     return result
-
-
-def _fields(found: Verdict) -> tuple[Any, ...]:
-    return found.prediction, found.loss, found.loss_miss, found.loss_held
 
 
 def _held(intervals: Mapping[str, Ends], value: float) -> dict[str, bool]:
@@ -176,9 +172,7 @@ class _AccuracyLine:
             by_loss = abs(self.slope) * np.log(high / low) / 2
             width = np.hypot(by_loss, stdtrit(self.freedom, (1 + level) / 2) * own)
             intervals[level] = (_share(middle - width), _share(middle + width))
-        return Prediction(
-            row.params, row.examples, row.loss, row.loss_intervals, _share(middle), _named(intervals)
-        )  # fmt: skip
+        return replace(row, accuracy=_share(middle), accuracy_intervals=_named(intervals))
 
 
 def _accuracy_line(loss: np.ndarray, accuracy: np.ndarray) -> _AccuracyLine:

@@ -154,9 +154,13 @@ def _training_set(pool: ImageSet, spec: RunSpec) -> ImageSet:
     if not spec.label_noise:
         return train
     draw = np.random.default_rng([spec.seed, NOISE_STREAM])
-    wrong = draw.random(len(train)) < spec.label_noise
-    labels = (train.labels + wrong * draw.integers(1, train.num_classes, len(train))) % train.num_classes
-    return replace(train, labels=labels, truth=None)
+    return replace(train, labels=with_wrong_labels(train, spec.label_noise, draw), truth=None)
+
+
+def with_wrong_labels(images: ImageSet, share: float, draw: np.random.Generator) -> np.ndarray:
+    """The labels, int64 (n,), a `share` of them replaced by another class, each equally likely."""
+    wrong = draw.random(len(images)) < share
+    return (images.labels + wrong * draw.integers(1, images.num_classes, len(images))) % images.num_classes
 
 
 def summary(record: Record) -> dict[str, Any]:
