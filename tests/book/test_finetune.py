@@ -9,50 +9,40 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import chapter_cells
 import numpy as np
 import pytest
 import torch
+from chapter_cells import cell_with, code_of, prose_of
 from torch import nn
 from torch.nn import functional as F
 
-from scaletut.chapters import pairs, schemas
+from scaletut.chapters import schemas
 from scaletut.models import CifarResNet, LoRA, count_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "finetune.ipynb"
 
 
+COMMON = {"nn": nn, "F": F, "np": np, "torch": torch, "replace": replace}  # what earlier cells have defined
+
+
 @pytest.fixture(scope="module")
 def cells() -> list[str]:
-    """The sources of the chapter's code cells."""
-    return [cell.source for cell in pairs.read_notebook(NOTEBOOK).cells if cell.cell_type == "code"]
+    return code_of("finetune")
 
 
 @pytest.fixture(scope="module")
 def prose() -> str:
-    return "\n\n".join(cell.source for cell in pairs.read_notebook(NOTEBOOK).cells if cell.cell_type == "markdown")
-
-
-def cell_with(cells: list[str], text: str) -> str:
-    """The one code cell that holds `text`."""
-    (found,) = [source for source in cells if text in source]
-    return found
+    return prose_of("finetune")
 
 
 def definitions(source: str, **names: object) -> types.SimpleNamespace:
-    """Run the imports and definitions of a cell, and nothing else of it."""
-    body = ast.parse(source).body
-    body = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef))]
-    space: dict[str, object] = {"nn": nn, "F": F, "np": np, "torch": torch, "replace": replace, **names}
-    exec(compile(ast.Module(body, []), "<cell>", "exec"), space)
-    return types.SimpleNamespace(**space)
+    return chapter_cells.definitions(source, **{**COMMON, **names})
 
 
 def results(source: str, **names: object) -> dict[str, object]:
-    """Run a whole cell."""
-    space: dict[str, object] = {"nn": nn, "F": F, "np": np, "torch": torch, **names}
-    exec(compile(source, "<cell>", "exec"), space)
-    return space
+    return chapter_cells.results(source, **{**COMMON, **names})
 
 
 # --- the residual net --------------------------------------------------------------------------------------------

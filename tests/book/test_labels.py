@@ -9,48 +9,39 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import chapter_cells
 import numpy as np
 import pytest
+from chapter_cells import cell_with, code_of, prose_of
 from pydantic import ValidationError
 from scipy.special import softmax
 
-from scaletut.chapters import pairs, schemas
+from scaletut.chapters import schemas
 from scaletut.data import ImageSet
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "labels.ipynb"
 
 
+COMMON = {"np": np, "replace": replace}  # what earlier cells have defined
+
+
 @pytest.fixture(scope="module")
 def cells() -> list[str]:
-    """The sources of the chapter's code cells."""
-    return [cell.source for cell in pairs.read_notebook(NOTEBOOK).cells if cell.cell_type == "code"]
+    return code_of("labels")
 
 
 @pytest.fixture(scope="module")
 def prose() -> str:
-    return "\n\n".join(cell.source for cell in pairs.read_notebook(NOTEBOOK).cells if cell.cell_type == "markdown")
-
-
-def cell_with(cells: list[str], text: str) -> str:
-    """The one code cell that holds `text`."""
-    (found,) = [source for source in cells if text in source]
-    return found
+    return prose_of("labels")
 
 
 def definitions(source: str, **names: object) -> types.SimpleNamespace:
-    """Run the imports and definitions of a cell, and nothing else of it."""
-    body = [n for n in ast.parse(source).body if isinstance(n, (ast.Import, ast.ImportFrom, ast.FunctionDef))]
-    space: dict[str, object] = {"np": np, "replace": replace, **names}
-    exec(compile(ast.Module(body, []), "<cell>", "exec"), space)
-    return types.SimpleNamespace(**space)
+    return chapter_cells.definitions(source, **{**COMMON, **names})
 
 
 def results(source: str, **names: object) -> dict[str, object]:
-    """Run a whole cell."""
-    space: dict[str, object] = {"np": np, "replace": replace, **names}
-    exec(compile(source, "<cell>", "exec"), space)
-    return space
+    return chapter_cells.results(source, **{**COMMON, **names})
 
 
 # --- what the cells define ---------------------------------------------------------------------------------------
