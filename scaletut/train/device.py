@@ -16,11 +16,29 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Execution:
-    """How a network is run: device, autocast type (None for plain float32), memory layout."""
+    """How a network is run. None of it changes what is learned, up to rounding and, with micro-batches, batch norms.
+
+    Attributes:
+        device: where.
+        autocast: type of the matrix products; None for plain float32.
+        channels_last: store activations as (n, height, width, channels).
+        micro_batch: images at a time; their gradients add up to the batch's. 0 takes the batch whole.
+        recompute: forget the activations inside blocks and compute them again (`scaletut.train.recompute`).
+        compiled: `torch.compile` the network for training.
+        fused: one kernel for an optimiser's step, where torch has one.
+    """
 
     device: torch.device
     autocast: torch.dtype | None
     channels_last: bool
+    micro_batch: int = 0
+    recompute: bool = False
+    compiled: bool = False
+    fused: bool = False
+
+    def __post_init__(self) -> None:
+        if self.micro_batch < 0:
+            raise ParameterError(f"micro_batch is {self.micro_batch} images: give 1 or more, or 0 for the whole batch")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -31,7 +49,14 @@ class Execution:
     def name(self) -> str:
         """Short description for records, e.g. `cpu bf16 channels-last`."""
         kind = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}[self.autocast]
-        return f"{self.device.type} {kind}" + (" channels-last" if self.channels_last else "")
+        words = {
+            "channels-last": self.channels_last,
+            f"micro-batch {self.micro_batch}": self.micro_batch,
+            "recompute": self.recompute,
+            "compiled": self.compiled,
+            "fused": self.fused,
+        }
+        return " ".join([self.device.type, kind, *(word for word, on in words.items() if on)])
 
     def context(self) -> contextlib.AbstractContextManager:
         """The autocast context, or one that does nothing."""

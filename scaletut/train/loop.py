@@ -23,6 +23,7 @@ from scaletut.train.device import Execution, execution, peak_memory_bytes, synch
 from scaletut.train.metrics import report
 from scaletut.train.optim import WeightAverage, make_optimizers, rate_share
 from scaletut.train.recipe import Recipe
+from scaletut.train.recompute import recompute_blocks
 
 Status = Literal["finished", "stopped early", "diverged"]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel, in 0..1 units
@@ -149,6 +150,49 @@ def _views(model: nn.Module, images: Tensor, views: int) -> Tensor:
     return 0.5 * mirrored(images) + 0.25 * sum(mirrored(x) for x in moved)
 
 
+def prepare(model: nn.Module, how: Execution) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """`model` placed in place as `how` says, and what to call for its forward pass in training.
+
+    Raises:
+        ParameterError: activation checkpointing for a network without blocks.
+    """
+    model = how.place(model)
+    if how.recompute:
+        recompute_blocks(model)
+    return model, torch.compile(model) if how.compiled else model
+
+
+def backward(
+    forward: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    how: Execution,
+    loss_scale: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of the batch's mean loss, times `loss_scale`, to the parameters, a micro-batch at a time.
+
+    Args:
+        forward: images (b, 3, h, w) to logits (b, K).
+        images: the batch (n, 3, h, w).
+        labels: int64 (n,), or shares of the classes, float (n, K).
+
+    Returns:
+        The mean loss in nats, and the logits (n, K), both detached.
+    """
+    size = how.micro_batch or len(labels)
+    losses, outputs = [], []
+    for some, truth in zip(images.split(size), labels.split(size), strict=True):
+        with how.context():
+            logits = forward(some)
+        loss = F.cross_entropy(logits.float(), truth, label_smoothing=recipe.label_smoothing)
+        loss = loss * (len(truth) / len(labels))
+        (loss * loss_scale).backward()
+        losses.append(loss.detach())
+        outputs.append(logits.detach())
+    return torch.stack(losses).sum(), torch.cat(outputs)
+
+
 def fit(
     model: nn.Module,
     train: ImageSet,
@@ -158,6 +202,7 @@ def fit(
     validation: ImageSet | None = None,
     normalisation: Normalisation | None = None,
     device: str = "",
+    how: Execution | None = None,
     checkpoint: Path | str | None = None,
     checkpoint_seconds: float = 30.0,
     progress: Callable[[Progress], None] | None = None,
@@ -175,6 +220,8 @@ def fit(
         validation: scored after each epoch; needed for early stopping.
         normalisation: channel means and deviations; by default those of `train`.
         device: `cuda`, `mps`, `cpu`, or empty for the best present.
+        how: device, number format, layout and what else decides speed and memory; instead of `device` and of what the
+            recipe says about it (`scaletut tune` finds one). A run may be resumed with another.
         checkpoint: file to save to every `checkpoint_seconds`, and to resume from when it exists. Ctrl-C saves it too.
             It is deleted when the run finishes.
         progress: called after each step.
@@ -183,7 +230,7 @@ def fit(
         ParameterError: recipe and network or device do not go together.
         CheckpointError: the checkpoint is damaged or belongs to another run.
     """
-    how = execution(device, recipe.precision, recipe.channels_last)
+    how = how or execution(device, recipe.precision, recipe.channels_last)
     run = _Run(model, train, recipe, seed, validation, normalisation, how)
     path = Path(checkpoint) if checkpoint else None
     if path:
@@ -214,7 +261,7 @@ class _Run:
     ) -> None:
         self.recipe, self.seed, self.validation, self.how = recipe, seed, validation, how
         self.normalisation = normalisation or _plain(channel_statistics(train))
-        self.model = how.place(model)
+        self.model, self.forward = prepare(model, how)
         self.batches = Batches(
             train,
             batch_size=recipe.batch_size,
@@ -228,7 +275,7 @@ class _Run:
             drop_last=len(train) >= recipe.batch_size,
         )
         self.steps = max(1, math.ceil(recipe.epochs * len(self.batches)))
-        self.optimizers = make_optimizers(self.model, recipe)
+        self.optimizers = make_optimizers(self.model, recipe, fused=how.fused)
         # torch.manual_seed also asks each kind of accelerator that could be there, which takes 3 ms, a step's eighth.
         self.reseed = torch.default_generator.manual_seed if how.device.type == "cpu" else torch.manual_seed
         self.flops_per_image = training_flops(model, train.images.shape[1])
@@ -257,10 +304,7 @@ class _Run:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
         self.reseed(hash((self.seed, self.step)) % 2**63)  # dropout becomes a function of seed and step
-        with self.how.context():
-            logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
-        (loss * self.loss_scale).backward()
+        loss, logits = backward(self.forward, images, labels, self.recipe, self.how, self.loss_scale)
         if self.gradients_usable():
             for optimizer in self.optimizers:
                 optimizer.step()

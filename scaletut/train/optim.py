@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +74,11 @@ class FilterMuon:
         self.inner.load_state_dict(state)
 
 
-def make_optimizers(model: nn.Module, recipe: Recipe) -> list:
-    """One optimiser a family of rules; each parameter group keeps its peak rate under `peak`."""
+def make_optimizers(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> list:
+    """One optimiser a family of rules; each parameter group keeps its peak rate under `peak`.
+
+    `fused`: SGD and Adam in one kernel; Muon has none and stays as it is.
+    """
     kinds = parameter_kinds(model)
     if not any(kinds.values()):
         raise ParameterError("the network has no trainable parameter: unfreeze some before training")
@@ -89,10 +93,10 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list:
     if groups:
         if recipe.optimizer in ("sgd", "muon"):
             nesterov = recipe.momentum > 0
-            optimizers.append(torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov))
+            rule = partial(torch.optim.SGD, momentum=recipe.momentum, nesterov=nesterov)
         else:
             rule = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-            optimizers.append(rule(groups, lr=recipe.lr))
+        optimizers.append(rule(groups, lr=recipe.lr, fused=fused or None))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
