@@ -231,7 +231,7 @@ def fit(
         CheckpointError: the checkpoint is damaged or belongs to another run.
     """
     how = how or execution(device, recipe.precision, recipe.channels_last)
-    run = _Run(model, train, recipe, seed, validation, normalisation, how)
+    run = Run(model, train, recipe, seed, validation, normalisation, how)
     path = Path(checkpoint) if checkpoint else None
     if path:
         run.resume(path)
@@ -246,8 +246,8 @@ def fit(
     return run.result(status)
 
 
-class _Run:
-    """The state of one run: everything that a checkpoint must hold, and the step that changes it."""
+class Run:
+    """The state of one run: everything that a checkpoint must hold, and the step that changes it; `fit` drives it."""
 
     def __init__(
         self,
