@@ -224,7 +224,7 @@ def _outputs(module: nn.Module) -> int:
     return module.out_features if isinstance(module, nn.Linear) else module.out_channels
 
 
-def _counted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def counted_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules that compute something themselves: those with parameters of their own, and leaves."""
     for name, module in model.named_modules():
         own = next(module.parameters(recurse=False), None) is not None
@@ -241,7 +241,7 @@ def _hooked(
 ) -> Iterator[None]:
     """Call `before(name)` and `after(name, module, input, output)` around every counted module."""
     handles = []
-    for name, module in _counted(model):
+    for name, module in counted_modules(model):
         if before is not None:
             handles.append(module.register_forward_pre_hook(lambda _m, _i, name=name: before(name)))
         handles.append(module.register_forward_hook(lambda m, i, o, name=name: after(name, m, i[0], _first(o))))
