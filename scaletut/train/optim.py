@@ -14,12 +14,18 @@ from scaletut.train.recipe import Recipe
 
 
 def parameter_kinds(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters by kind: `filter` (convolutions), `head` (other matrices), `vector` (biases, norms)."""
+    """Trainable parameters by kind: `filter` (convolutions), `head` (other matrices), `vector` (biases, norms).
+
+    Raises:
+        ParameterError: there are none.
+    """
     kinds: dict[str, list[nn.Parameter]] = {"filter": [], "head": [], "vector": []}
     for parameter in model.parameters():
         if parameter.requires_grad:
             kind = "filter" if parameter.ndim == 4 else "head" if parameter.ndim >= 2 else "vector"
             kinds[kind].append(parameter)
+    if not any(kinds.values()):
+        raise ParameterError("the network has no trainable parameter: unfreeze some before training")
     return kinds
 
 
@@ -66,6 +72,7 @@ class FilterMuon:
             gradient = bank.grad.contiguous(memory_format=layout) if layout else bank.grad.contiguous()
             matrix.grad = _as_matrix(gradient)
         self.inner.step()
+        self.inner.zero_grad()  # these gradients would live on through the next step otherwise
 
     def state_dict(self) -> dict:
         return self.inner.state_dict()
@@ -80,8 +87,6 @@ def make_optimizers(model: nn.Module, recipe: Recipe, *, fused: bool = False) ->
     `fused`: SGD and Adam in one kernel; Muon has none and stays as it is.
     """
     kinds = parameter_kinds(model)
-    if not any(kinds.values()):
-        raise ParameterError("the network has no trainable parameter: unfreeze some before training")
     rates = {"filter": recipe.lr, "head": recipe.head_lr or recipe.lr, "vector": recipe.vector_lr or recipe.lr}
     use_muon = recipe.optimizer == "muon" and bool(kinds["filter"])
     groups = [
