@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCKED = ("book", "dev", "transfer", "audit", "search")
-APART = ("ray",)  # half a gigabyte that only a cluster needs
+APART = ("ray", "track")  # half a gigabyte that only a cluster needs, and 300 MB of trackers
 
 
 def locked_requirements() -> list[Requirement]:
