@@ -59,6 +59,7 @@ class Batches:
     """Batches of an image set, shuffled and augmented anew each epoch.
 
     What comes out depends on `seed` and the epoch alone: not on `start`, on what was drawn before, or on the device.
+    With several `ranks` each gets its share of every batch: put together they are the batch of one process.
     The images stay on the device as uint8, padded once; a batch is cut out of them, mirrored, and only then made float.
     """
 
@@ -75,15 +76,26 @@ class Batches:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
         drop_last: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         """`mean`, `std`: (3,) in 0..1 units, by default those of `data`; `drop_last` leaves out a last, smaller batch.
 
-        Raises `ParameterError` for no images, a batch size below 1, a negative seed, or a crop as large as the images.
+        `batch_size` is that of all `ranks` together; `rank`, from 0, is the one that these batches are for.
+        Raises `ParameterError` for no images, a batch size below 1, a negative seed, a crop as large as the images, or
+        a batch with fewer images than ranks.
         """
         if not len(data):
             raise ParameterError(f"{data.name} has no images to make batches of; check how it was selected")
         if batch_size < 1 or seed < 0:
             raise ParameterError(f"batch_size={batch_size} must be 1 or more and seed={seed} 0 or more")
+        smallest = batch_size if drop_last else len(data) % batch_size or batch_size
+        if not 0 <= rank < ranks <= smallest:
+            raise ParameterError(
+                f"a batch of {smallest} images cannot be shared by {ranks} ranks (rank {rank}, from 0): "
+                "use fewer ranks or larger batches; drop_last leaves out a last, smaller one"
+            )
+        self.rank, self.ranks = rank, ranks
         self.height, self.width = data.images.shape[1:3]
         pad = augment.crop
         if pad >= min(self.height, self.width):
@@ -114,7 +126,9 @@ class Batches:
             raise ParameterError(f"start={start} but an epoch has {len(self)} batches; use 0 to {len(self)}")
         plan = self._plan(epoch)
         for number in range(start, len(self)):
-            at = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            at = self._share(number)
+            if plan.share is not None:
+                at = self._with_partner(at, number)
             rows = plan.rows[at]
             images = cut(self._padded, rows, plan.top[at], plan.left[at], self.height, self.width)
             if plan.mirror is not None:
@@ -126,8 +140,22 @@ class Batches:
                 result.masked_fill_(self._inside(plan.hole[at])[..., None], 0)
             if plan.share is not None:
                 result, labels = mixed(result, F.one_hot(labels, self._classes).float(), plan.share[at])
+                result, labels = result[1:], labels[1:]
             result = result.permute(0, 3, 1, 2)
             yield result if self.channels_last else result.contiguous(), labels
+
+    def _share(self, number: int) -> slice:
+        """This rank's part of batch `number`, as places in the epoch."""
+        first = number * self.batch_size
+        low, high = share_of(min(self.batch_size, len(self._labels) - first), self.rank, self.ranks)
+        return slice(first + low, first + high)
+
+    def _with_partner(self, at: slice, number: int) -> Tensor:
+        """The places `at`, with the one before in front (around the whole batch, not the share), to be mixed in."""
+        first = number * self.batch_size
+        end = min(first + self.batch_size, len(self._labels))
+        before = at.start - 1 if at.start > first else end - 1
+        return torch.tensor([before, *range(at.start, at.stop)], device=self.device)
 
     def _plan(self, epoch: int) -> _Plan:
         """All random choices of an epoch, drawn by numpy on the CPU so that every device makes the same ones."""
@@ -169,6 +197,11 @@ class Batches:
         tall = (y >= hole[:, :1]) & (y < end[:, :1])
         wide = (x >= hole[:, 1:]) & (x < end[:, 1:])
         return tall[:, :, None] & wide[:, None, :]
+
+
+def share_of(count: int, rank: int, ranks: int) -> tuple[int, int]:
+    """First and last (exclusive) of `count` things that are the share of `rank`; shares differ by one at most."""
+    return count * rank // ranks, count * (rank + 1) // ranks
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -17,11 +18,13 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from scaletut.data import Batches, ImageSet, channel_statistics, to_tensor
+from scaletut.errors import ParameterError
 from scaletut.files import digest_json
 from scaletut.train.checkpoint import load_checkpoint, save_checkpoint
 from scaletut.train.device import Execution, execution, peak_memory_bytes, synchronise
+from scaletut.train.distributed import ALONE, Ranks, local, release_norms
 from scaletut.train.metrics import report
-from scaletut.train.optim import WeightAverage, make_optimizers, rate_share
+from scaletut.train.optim import WeightAverage, make_optimizers, parameter_kinds, rate_share
 from scaletut.train.recipe import Recipe
 from scaletut.train.recompute import recompute_blocks
 
@@ -150,16 +153,17 @@ def _views(model: nn.Module, images: Tensor, views: int) -> Tensor:
     return 0.5 * mirrored(images) + 0.25 * sum(mirrored(x) for x in moved)
 
 
-def prepare(model: nn.Module, how: Execution) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def prepare(model: nn.Module, how: Execution, ranks: Ranks = ALONE) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """`model` placed in place as `how` says, and what to call for its forward pass in training.
 
     Raises:
         ParameterError: activation checkpointing for a network without blocks.
     """
-    model = how.place(model)
+    model = ranks.place(model, how)
     if how.recompute:
         recompute_blocks(model)
-    return model, torch.compile(model) if how.compiled else model
+    forward = ranks.wrap(model)
+    return model, torch.compile(forward) if how.compiled else forward
 
 
 def backward(
@@ -169,6 +173,7 @@ def backward(
     recipe: Recipe,
     how: Execution,
     loss_scale: float = 1.0,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Add the gradients of the batch's mean loss, times `loss_scale`, to the parameters, a micro-batch at a time.
 
@@ -176,18 +181,21 @@ def backward(
         forward: images (b, 3, h, w) to logits (b, K).
         images: the batch (n, 3, h, w).
         labels: int64 (n,), or shares of the classes, float (n, K).
+        ranks: of several, only the last micro-batch's backward pass exchanges gradients.
 
     Returns:
         The mean loss in nats, and the logits (n, K), both detached.
     """
     size = how.micro_batch or len(labels)
     losses, outputs = [], []
-    for some, truth in zip(images.split(size), labels.split(size), strict=True):
-        with how.context():
-            logits = forward(some)
-        loss = F.cross_entropy(logits.float(), truth, label_smoothing=recipe.label_smoothing)
-        loss = loss * (len(truth) / len(labels))
-        (loss * loss_scale).backward()
+    micro_batches = list(zip(images.split(size), labels.split(size), strict=True))
+    for number, (some, truth) in enumerate(micro_batches, 1):
+        with contextlib.nullcontext() if number == len(micro_batches) else ranks.holding(forward)():
+            with how.context():
+                logits = forward(some)
+            loss = F.cross_entropy(logits.float(), truth, label_smoothing=recipe.label_smoothing)
+            loss = loss * (len(truth) / len(labels))
+            (loss * loss_scale).backward()
         losses.append(loss.detach())
         outputs.append(logits.detach())
     return torch.stack(losses).sum(), torch.cat(outputs)
@@ -206,11 +214,16 @@ def fit(
     checkpoint: Path | str | None = None,
     checkpoint_seconds: float = 30.0,
     progress: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Train `model` in place on `train` by `recipe`.
 
     The batches, the augmentation and any dropout are functions of (`seed`, step) alone, so a run that was killed and
     resumed from its checkpoint ends with the weights of a run that was not.
+
+    With several `ranks` every one makes this call with the same arguments. `recipe.batch_size` remains that of a step,
+    each rank taking its share, and the update that of one process, up to rounding (dropout excepted, whose masks
+    differ). A checkpoint may be resumed with another number of ranks.
 
     Args:
         model: the network; its initial weights are the caller's choice (`scaletut.models.build(..., seed=...)`).
@@ -222,26 +235,28 @@ def fit(
         device: `cuda`, `mps`, `cpu`, or empty for the best present.
         how: device, number format, layout and what else decides speed and memory; instead of `device` and of what the
             recipe says about it (`scaletut tune` finds one). A run may be resumed with another.
-        checkpoint: file to save to every `checkpoint_seconds`, and to resume from when it exists. Ctrl-C saves it too.
-            It is deleted when the run finishes.
+        checkpoint: file to save to every `checkpoint_seconds`, and to resume from when it exists. Ctrl-C saves it too,
+            of a single process. It is deleted when the run finishes. The first of several ranks writes it.
         progress: called after each step.
+        ranks: the processes that train together (`scaletut.train.distributed.join`). Sharded (`fsdp`), `model` is left
+            in shards, and the result's is a complete one.
 
     Raises:
-        ParameterError: recipe and network or device do not go together.
+        ParameterError: recipe and network, device or ranks do not go together.
         CheckpointError: the checkpoint is damaged or belongs to another run.
     """
-    how = how or execution(device, recipe.precision, recipe.channels_last)
-    run = Run(model, train, recipe, seed, validation, normalisation, how)
+    how = how or execution(ranks.device or device, recipe.precision, recipe.channels_last)
+    run = Run(model, train, recipe, seed, validation, normalisation, how, ranks)
     path = Path(checkpoint) if checkpoint else None
     if path:
         run.resume(path)
     try:
         status = run.train(progress, path, checkpoint_seconds)
     except KeyboardInterrupt:
-        if path:
+        if path and ranks.alone:
             run.save(path)
         raise
-    if path:
+    if path and ranks.main:
         path.unlink(missing_ok=True)
     return run.result(status)
 
@@ -258,10 +273,18 @@ class Run:
         validation: ImageSet | None,
         normalisation: Normalisation | None,
         how: Execution,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.recipe, self.seed, self.validation, self.how = recipe, seed, validation, how
+        if ranks.shards and recipe.optimizer == "muon":
+            raise ParameterError("Muon needs whole matrices and FSDP shards them: use mode='ddp' or optimizer='sgd'")
+        if how.micro_batch and min(recipe.batch_size, len(train)) % ranks.size:
+            raise ParameterError("micro-batches need shares of one size: give a batch that the ranks divide")
+        self.recipe, self.seed, self.validation, self.how, self.ranks = recipe, seed, validation, how, ranks
         self.normalisation = normalisation or _plain(channel_statistics(train))
-        self.model, self.forward = prepare(model, how)
+        parameter_kinds(model)  # refuses a frozen network before its FLOPs are counted
+        self.flops_per_image = training_flops(model, train.images.shape[1])
+        self.skeleton = ranks.skeleton(model)
+        self.model, self.forward = prepare(model, how, ranks)
         self.batches = Batches(
             train,
             batch_size=recipe.batch_size,
@@ -273,12 +296,14 @@ class Run:
             dtype=how.dtype,
             channels_last=how.channels_last,
             drop_last=len(train) >= recipe.batch_size,
+            rank=ranks.rank,
+            ranks=ranks.size,
         )
+        self.images_a_step = min(recipe.batch_size, len(train))  # of all ranks; a smaller last batch is dropped
         self.steps = max(1, math.ceil(recipe.epochs * len(self.batches)))
         self.optimizers = make_optimizers(self.model, recipe, fused=how.fused)
         # torch.manual_seed also asks each kind of accelerator that could be there, which takes 3 ms, a step's eighth.
         self.reseed = torch.default_generator.manual_seed if how.device.type == "cpu" else torch.manual_seed
-        self.flops_per_image = training_flops(model, train.images.shape[1])
         self.average: WeightAverage | None = None
         self.loss_scale = 2.0**12 if how.autocast == torch.float16 else 1.0
         self.step, self.images, self.seconds = 0, 0, 0.0
@@ -303,8 +328,11 @@ class Run:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
-        self.reseed(hash((self.seed, self.step)) % 2**63)  # dropout becomes a function of seed and step
-        loss, logits = backward(self.forward, images, labels, self.recipe, self.how, self.loss_scale)
+        at = (self.seed, self.step, *([] if self.ranks.main else [self.ranks.rank]))
+        self.reseed(hash(at) % 2**63)  # dropout becomes a function of seed, step and rank
+        # Ranks average their gradients; a share that is larger than the others weighs more, as its images are more.
+        scale = self.loss_scale * len(labels) * self.ranks.size / self.images_a_step
+        loss, logits = backward(self.forward, images, labels, self.recipe, self.how, scale, self.ranks)
         if self.gradients_usable():
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -314,17 +342,17 @@ class Run:
             correct = (logits.argmax(1) == likeliest).sum()
             self.totals += torch.stack([loss * len(labels), correct, torch.full_like(loss, len(labels))])
         self.step += 1
-        self.images += len(labels)
+        self.images += self.images_a_step
         self.update_average()
 
     def gradients_usable(self) -> bool:
         """Undo the loss scale of fp16; an overflow halves it and skips the step (dynamic loss scaling)."""
         if self.loss_scale == 1.0:
             return True
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [local(p.grad) for p in self.model.parameters() if p.grad is not None]
         for gradient in gradients:
             gradient.div_(self.loss_scale)
-        finite = bool(torch.stack([g.isfinite().all() for g in gradients]).all())
+        finite = self.ranks.all(bool(torch.stack([g.isfinite().all() for g in gradients]).all()))
         if not finite:
             self.loss_scale = max(1.0 + 1e-9, self.loss_scale / 2)
         return finite
@@ -360,7 +388,7 @@ class Run:
                     self.seconds = before + time.perf_counter() - started
                     if progress:
                         progress(Progress(self.step, self.steps, epoch, tuple(self.history)))
-                    if path and time.perf_counter() - saved >= every:
+                    if path and self.ranks.from_main(lambda: time.perf_counter() - saved >= every):  # noqa: B023
                         self.save(path)
                         saved = time.perf_counter()
                     if self.step >= self.steps:
@@ -371,15 +399,18 @@ class Run:
 
     def epoch_is_complete(self) -> bool:
         """Whether steps up to the end of an epoch, or of the run, still lack their entry in the history."""
-        counted = bool(self.totals[2] > 0)
-        return counted and (self.step % len(self.batches) == 0 or self.step >= self.steps)
+        due = len(self.history) < math.ceil(self.step / len(self.batches))
+        return due and (self.step % len(self.batches) == 0 or self.step >= self.steps)
 
     def end_epoch(self) -> None:
-        loss, correct, images = (float(x) for x in self.totals)
+        loss, correct, images = (float(x) for x in self.ranks.total(self.totals))
         self.totals = torch.zeros_like(self.totals)
         scores: dict[str, float] = {}
         if self.validation is not None:
-            logits = predict(self._averaged(), self.validation, self.normalisation, how=self.how)
+            network = self._averaged()
+            logits = self.ranks.spread(
+                lambda some: predict(network, some, self.normalisation, how=self.how), self.validation
+            )
             outcome = report(np.nan_to_num(logits), self.validation.labels)
             scores["validation_loss"] = outcome.cross_entropy
             scores["validation_accuracy"] = outcome.accuracy
@@ -389,11 +420,12 @@ class Run:
         )
 
     def _averaged(self) -> nn.Module:
-        """The network as it would be handed over now."""
+        """The network as it would be handed over now; of a sharded one a complete copy."""
+        model = self.ranks.whole(self.model, self.skeleton)
         if self.average is None:
-            return self.model
-        model = copy.deepcopy(self.model)
-        self.average.copy_to(model)
+            return model
+        model = copy.deepcopy(model) if model is self.model else model
+        model.load_state_dict(self.ranks.gathered(self.average.state), strict=False)
         return model
 
     def verdict(self) -> Status | None:
@@ -411,46 +443,51 @@ class Run:
     # --- state
 
     def save(self, path: Path) -> None:
-        save_checkpoint(
-            path,
-            {
-                "key": self.key,
-                "model": self.model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-                "average": self.average.state if self.average else None,
-                "best": self.best,
-                "loss_scale": self.loss_scale,
-                "step": self.step,
-                "images": self.images,
-                "seconds": self.seconds,
-                "totals": self.totals,
-                "history": [asdict(stats) for stats in self.history],
-            },
-        )
+        """Write the checkpoint, the same with any number of ranks: whole tensors, sums over the ranks."""
+        whole = self.ranks.gathered
+        state = {
+            "key": self.key,
+            "model": whole(self.model.state_dict()),
+            "optimizers": [whole(optimizer.state_dict()) for optimizer in self.optimizers],
+            "average": whole(self.average.state) if self.average else None,
+            "best": self.best,
+            "loss_scale": self.loss_scale,
+            "step": self.step,
+            "images": self.images,
+            "seconds": self.seconds,
+            "totals": self.ranks.total(self.totals),
+            "history": [asdict(stats) for stats in self.history],
+        }
+        if self.ranks.main:
+            save_checkpoint(path, state)
 
     def resume(self, path: Path) -> None:
-        state = load_checkpoint(path, self.key, self.how.device)
+        where = self.how.device if self.ranks.alone else torch.device("cpu")
+        state = self.ranks.from_main(lambda: load_checkpoint(path, self.key, where))
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(self.ranks.shared_out(state["model"], self.model))
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            self.ranks.load_optimizer(optimizer, saved)
         if state["average"] is not None:
             self.average = WeightAverage(self.model, self.recipe.averaging * self.steps)
-            self.average.state = state["average"]
-        self.best, self.loss_scale = state["best"], state["loss_scale"]
+            self.average.state = self.ranks.shared_out(state["average"], self.model)
+        if state["best"] is not None:
+            self.best = {name: value.to(self.how.device) for name, value in state["best"].items()}
+        self.loss_scale = state["loss_scale"]
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
-        self.totals = state["totals"]
+        self.totals = state["totals"].to(self.how.device) * self.ranks.main  # the others start again from zero
         self.history = [EpochStats(**stats) for stats in state["history"]]
 
     def result(self, status: Status) -> TrainingResult:
+        model = self.ranks.whole(self.model, self.skeleton)
         if self.best is not None:
-            self.model.load_state_dict(self.best)
+            model.load_state_dict(self.best)
         elif self.average is not None:
-            self.average.copy_to(self.model)
-        self.model.eval()
+            model.load_state_dict(self.ranks.gathered(self.average.state), strict=False)
+        release_norms(model.eval())
         return TrainingResult(
-            model=self.model,
+            model=model,
             history=tuple(self.history),
             status=status,
             seconds=self.seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,12 @@ from scaletut.errors import ParameterError
 def recompute_blocks(model: nn.Module) -> nn.Module:
     """Make each block of `model` keep its input alone, in place (Chen et al. 2016, arXiv:1604.06174).
 
-    A block is a compound member of a list of modules (`nn.Sequential`, `nn.ModuleList`): a residual block, a group, a
-    Transformer layer. Weights, names and results stay what they were; batch norms count each batch once.
+    Weights, names and results stay what they were; batch norms count each batch once.
 
     Raises:
         ParameterError: the network is a flat stack without blocks.
     """
-    found = list(_blocks(model))
+    found = list(blocks(model))
     if not found:
         raise ParameterError(
             "activation checkpointing needs a network of blocks, and this one is a flat stack of layers: "
@@ -34,13 +34,17 @@ def recompute_blocks(model: nn.Module) -> nn.Module:
     return model
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The blocks of a network: compound members of a list of modules (`nn.Sequential`, `nn.ModuleList`).
+
+    A residual block, a group, a Transformer layer; blocks inside blocks are not told apart.
+    """
     for child in module.children():
         compound = next(child.children(), None) is not None
         if compound and isinstance(module, nn.Sequential | nn.ModuleList):
             yield child
         else:
-            yield from _blocks(child)
+            yield from blocks(child)
 
 
 @cache
@@ -49,11 +53,11 @@ def _recomputed(kind: type[nn.Module]) -> type[nn.Module]:
     if issubclass(kind, _Recomputed):
         return kind
 
-    def forward(self: nn.Module, *inputs: Tensor) -> Tensor:
+    def forward(self: nn.Module, *inputs: Tensor, **options: Any) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
-            return kind.forward(self, *inputs)
+            return kind.forward(self, *inputs, **options)
         contexts = lambda: (contextlib.nullcontext(), _still_norms(self))  # noqa: E731
-        return checkpoint(partial(kind.forward, self), *inputs, use_reentrant=False, context_fn=contexts)
+        return checkpoint(partial(kind.forward, self, **options), *inputs, use_reentrant=False, context_fn=contexts)
 
     return type(f"Recomputed{kind.__name__}", (_Recomputed, kind), {"forward": forward})
 
