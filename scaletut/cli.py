@@ -144,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_audit(commands)
     _add_scaling(commands)
     _add_sweep(commands)
+    _add_roofline(commands)
     return parser
 
 
@@ -199,9 +200,7 @@ def _add_record(commands: Any) -> None:
     )
     record.add_argument("chapter", metavar="CHAPTER")
     record.add_argument("--profile", default="laptop", choices=("laptop", "quick"))
-    record.add_argument(
-        "--ledger", action="store_true", help="run and store only the cells that read the ledger"
-    )
+    record.add_argument("--ledger", action="store_true", help="run and store only the cells that read the ledger")
 
 
 def _add_train(commands: Any) -> None:
@@ -286,6 +285,27 @@ def _add_sweep(commands: Any) -> None:
     )
     watch.add_argument("folder", type=Path, metavar="DIR", help="of the sweep's records, as `scaletut sweep` told it")
     watch.add_argument("--once", action="store_true", help="print once and end")
+
+
+def _add_roofline(commands: Any) -> None:
+    roofline = _command(
+        commands,
+        "roofline",
+        _in_module("scaletut.cli_resources", "run_roofline"),
+        "measure what this device can do at most, and how near the layers of a network come to it",
+        "scaletut roofline                       # peak FLOP/s by number format, bandwidth by working set",
+        "scaletut roofline resnet20              # each layer: FLOPs, bytes, what limits it, share reached",
+        "scaletut roofline resnet20 --training --batch 256",
+        "scaletut roofline resnet18 --device cuda --dtype fp16 --json -",
+    )
+    roofline.add_argument("model", metavar="MODEL", nargs="?", default="", help="a network, such as resnet20")
+    roofline.add_argument("--device", default="", metavar="D", help="cuda, mps or cpu; the best present if empty")
+    roofline.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"), help="of the network")
+    roofline.add_argument("--batch", type=_count, default=64, metavar="N", help="images at a time")
+    roofline.add_argument("--side", type=_count, default=32, metavar="PIXELS", help="of an image")
+    roofline.add_argument("--training", action="store_true", help="forward and backward pass, not forward alone")
+    roofline.add_argument("--seconds", type=float, default=4.0, metavar="S", help="that the roof may take")
+    roofline.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
 
 
 def _count(text: str) -> int:

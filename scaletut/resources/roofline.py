@@ -39,7 +39,8 @@ DTYPES: dict[str, torch.dtype] = {
     "int8": torch.int8,
 }
 SIDES = (256, 512, 1024, 2048, 4096, 8192)  # of square matrices
-IMAGES, CHANNELS, MAP = 8, 64, 32  # of the convolution that is tried beside them: 3 x 3, on maps of 32 x 32
+CONVOLUTIONS = ((64, 32), (128, 16), (256, 8))  # channels and side of the maps, 3 x 3, that are tried beside them
+IMAGES = 8
 WORKING_SETS = tuple(2**k for k in range(14, 29, 2))  # 16 KiB to 256 MiB
 SHORTEST = 2e-3  # seconds of one reading: long against the clock and against waiting for the device
 READINGS = 5
@@ -111,7 +112,8 @@ class Roof:
 def measure_roof(device: str = "", *, seconds: float = 4.0) -> Roof:
     """Measure the roof of `device` (empty: the best one present) in about `seconds`.
 
-    Every figure is the median of five readings after a call to warm up. A busy machine lowers it.
+    Every figure is the fastest of five readings after a call to warm up (of fewer where one takes long). A busy
+    machine lowers it all the same.
     A number format that the device cannot compute is left out; one that it only emulates shows a low peak.
 
     Raises:
@@ -120,10 +122,10 @@ def measure_roof(device: str = "", *, seconds: float = 4.0) -> Roof:
     if not seconds > 0:
         raise ParameterError(f"seconds is {seconds:g}: give the time that the measurement may take, such as 4")
     where = pick_device(device)
-    share = seconds / (2 * len(DTYPES))
+    share = seconds / (2 * (len(DTYPES) + 1))
     peak, shape = {}, {}
     for dtype in DTYPES:
-        if reached := _peak(dtype, where, share):
+        if reached := _peak(dtype, where, 2 * share if dtype == "fp32" else share):
             peak[dtype], shape[dtype] = reached
     share = seconds / (2 * len(WORKING_SETS))
     steps = tuple((size, _bandwidth(size, where, share)) for size in WORKING_SETS)
@@ -150,15 +152,15 @@ def hardware_name(device: torch.device) -> str:
 def _peak(dtype: str, device: torch.device, seconds: float) -> tuple[float, str] | None:
     """Highest FLOP/s and the shape that reached it; None where the device cannot compute the format."""
     best: tuple[float, str] | None = None
-    spent = time.perf_counter()
+    end = time.perf_counter() + seconds
     for name, flops, call in _products(dtype, device):
         try:
-            took = _seconds(call, device, seconds / 3)
+            took = _seconds(call, device, seconds / 8)
         except (RuntimeError, NotImplementedError, TypeError, AttributeError):  # torch's several ways to say no
             continue
         if best is None or flops / took > best[0]:
             best = flops / took, name
-        if time.perf_counter() - spent + 8 * READINGS * took > seconds:  # the next matrices take 8 times as long
+        if time.perf_counter() + 8 * took > end:  # larger matrices take 8 times as long
             break
     return best
 
@@ -166,11 +168,11 @@ def _peak(dtype: str, device: torch.device, seconds: float) -> tuple[float, str]
 def _products(dtype: str, device: torch.device) -> Iterator[tuple[str, float, Callable[[], Any]]]:
     """Name, FLOPs and call of a convolution and of ever larger matrix products."""
     kind = DTYPES[dtype]
-    if dtype != "int8":
-        images = torch.ones(IMAGES, CHANNELS, MAP, MAP, device=device).to(kind, memory_format=torch.channels_last)
-        filters = torch.ones(CHANNELS, CHANNELS, 3, 3, device=device).to(kind, memory_format=torch.channels_last)
-        flops = 2.0 * IMAGES * MAP**2 * CHANNELS**2 * 9
-        yield f"convolution {CHANNELS}", flops, torch.inference_mode()(lambda: F.conv2d(images, filters, padding=1))
+    for channels, side in CONVOLUTIONS if dtype != "int8" else ():
+        images = torch.ones(IMAGES, channels, side, side, device=device).to(kind, memory_format=torch.channels_last)
+        filters = torch.ones(channels, channels, 3, 3, device=device).to(kind, memory_format=torch.channels_last)
+        flops = 2.0 * IMAGES * side**2 * channels**2 * 9
+        yield f"convolution {channels}", flops, partial(F.conv2d, images, filters, padding=1)
     product = torch.mm if dtype != "int8" else torch._int_mm
     for side in SIDES:
         one = torch.ones(side, side, device=device).to(kind)
@@ -189,12 +191,16 @@ def _bandwidth(size: int, device: torch.device, seconds: float) -> float:
 
 
 def _seconds(call: Callable[[], Any], device: torch.device, budget: float) -> float:
-    """Median seconds of `call` in `READINGS` readings that together take about `budget`."""
+    """Seconds of `call`: the fastest of `READINGS` readings, or of as many as `budget` allows, after one to warm up.
+
+    The fastest, since a roof is what can be reached, and whatever else runs on the machine only slows a reading.
+    """
     call()  # memory is found, kernels are chosen
     once = _reading(call, device, 1)
-    wanted = max(SHORTEST, min(budget / READINGS, 50 * SHORTEST))
-    repeats = max(1, round(wanted / max(once, 1e-7)))
-    return median(_reading(call, device, repeats) for _ in range(READINGS))
+    if once * READINGS > budget:
+        return min([once, *(_reading(call, device, 1) for _ in range(int(budget / once)))])
+    repeats = max(1, round(max(SHORTEST, budget / READINGS) / max(once, 1e-7)))
+    return min(_reading(call, device, repeats) for _ in range(READINGS))
 
 
 def _reading(call: Callable[[], Any], device: torch.device, repeats: int) -> float:

@@ -1,0 +1,106 @@
+"""The commands of the resources room. They print; the room computes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from scaletut.errors import ParameterError
+from scaletut.files import atomic_write
+
+if TYPE_CHECKING:
+    from scaletut.resources.roofline import PlacedLayer, Roof
+
+CONVENTION = "2 FLOP a multiply-accumulate, dense; GB are 10^9 bytes"
+
+
+def run_roofline(options: argparse.Namespace) -> int:
+    """`scaletut roofline`: what the device can do at most, and how near the layers of a network come."""
+    from scaletut.models import build
+    from scaletut.resources.roofline import measure_roof, place_layers
+
+    model = build(options.model, seed=0) if options.model else None  # a wrong name is refused before the measurement
+    roof = measure_roof(options.device, seconds=options.seconds)
+    layers: Sequence[PlacedLayer] = ()
+    if model is not None:
+        shape = (3, options.side, options.side)
+        layers = place_layers(model, shape, options.batch, roof, options.dtype, training=options.training)
+    found = {"convention": CONVENTION, "roof": roof.to_dict(), "layers": [asdict(layer) for layer in layers]}
+    if not _write_json(found, options.json):
+        print("\n".join(_roof_lines(roof)))
+        if layers:
+            print("\n".join(["", *_layer_lines(layers, options)]))
+    return 0
+
+
+def _write_json(found: Mapping[str, Any], path: str) -> bool:
+    """Write to a file, or to the screen for `-`; True when the screen is taken."""
+    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
+    if path == "-":
+        print(text, end="")
+    elif path:
+        atomic_write(path, text)
+    return path == "-"
+
+
+def _roof_lines(roof: Roof) -> list[str]:
+    threads = f", {roof.threads} thread{'s' if roof.threads > 1 else ''}" if roof.device == "cpu" else ""
+    lines = [f"{roof.device} ({roof.name}{threads}); {CONVENTION}", ""]
+    for dtype, peak in roof.peak.items():
+        emulated = " (emulated: slower than fp32)" if peak < roof.peak.get("fp32", 0) else ""
+        lines.append(
+            f"peak {dtype:<5} {_rate(peak):>16}  by {roof.shape[dtype]}{_published(roof, dtype, peak)}{emulated}"
+        )
+    for size, rate in roof.bandwidth:
+        lines.append(f"bandwidth  {rate / 1e9:>11.1f} GB/s  of {_size(size)}")
+    lines.append(f"a call     {1e6 * roof.call_seconds:>13.1f} µs")
+    if "fp32" in roof.peak:
+        lines.append(f"memory limits what has fewer than {roof.ridge():.1f} FLOP a byte in fp32")
+    return lines
+
+
+def _published(roof: Roof, dtype: str, peak: float) -> str:
+    """How much of the vendor's peak that is, where the table has it."""
+    from scaletut.resources.peaks import published_peak
+
+    try:
+        known = published_peak(roof.name).dense.get(dtype)
+    except ParameterError:
+        return ""
+    return f", {peak / known:.0%} of the published {_rate(known)}" if known else ""
+
+
+def _layer_lines(layers: Sequence[PlacedLayer], options: argparse.Namespace) -> list[str]:
+    how = "forward and backward" if options.training else "forward"
+    width = max(len(layer.name) for layer in layers)
+    lines = [
+        f"{options.model}, {options.batch} images, {options.dtype}, {how}",
+        f"{'layer':<{width}} {'kind':<17} {'MFLOP':>9} {'MB':>8} {'FLOP/B':>7} {'limit':>8} "
+        f"{'bound ms':>9} {'ms':>8} {'share':>6}",
+    ]
+    for layer in layers:
+        lines.append(
+            f"{layer.name:<{width}} {layer.kind:<17} {layer.flops / 1e6:>9.1f} {layer.bytes / 1e6:>8.2f} "
+            f"{layer.intensity:>7.1f} {layer.limit:>8} {1e3 * layer.bound_seconds:>9.3f} "
+            f"{1e3 * layer.seconds:>8.3f} {layer.share:>6.0%}"
+        )
+    for limit in ("compute", "memory"):
+        some = [layer for layer in layers if layer.limit == limit]
+        bound, took = (sum(getattr(layer, name) for layer in some) for name in ("bound_seconds", "seconds"))
+        if some:
+            lines.append(
+                f"{len(some)} layers limited by {limit}: {1e3 * took:.2f} ms, at least {1e3 * bound:.2f} ms "
+                f"under the roof ({bound / took:.0%})"
+            )
+    return lines
+
+
+def _rate(rate: float) -> str:
+    return f"{rate / 1e12:.2f} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.1f} GFLOP/s"
+
+
+def _size(size: int) -> str:
+    return f"{size // 2**20} MiB" if size >= 2**20 else f"{size // 2**10} KiB"
