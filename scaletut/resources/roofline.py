@@ -43,7 +43,8 @@ CONVOLUTIONS = ((64, 32), (128, 16), (256, 8))  # channels and side of the maps,
 IMAGES = 8
 WORKING_SETS = tuple(2**k for k in range(14, 29, 2))  # 16 KiB to 256 MiB
 SHORTEST = 2e-3  # seconds of one reading: long against the clock and against waiting for the device
-READINGS = 5
+READINGS = 3
+ROUNDS = 3  # so that a moment in which the machine is busy does not fall on all readings of one figure
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class Roof:
 def measure_roof(device: str = "", *, seconds: float = 4.0) -> Roof:
     """Measure the roof of `device` (empty: the best one present) in about `seconds`.
 
-    Every figure is the fastest of five readings after a call to warm up (of fewer where one takes long). A busy
-    machine lowers it all the same.
+    Every figure is the fastest of nine readings, in three rounds (of fewer where one takes long), each after a call to
+    warm up. A machine that is busy all the time lowers it all the same.
     A number format that the device cannot compute is left out; one that it only emulates shows a low peak.
 
     Raises:
@@ -122,17 +123,39 @@ def measure_roof(device: str = "", *, seconds: float = 4.0) -> Roof:
     if not seconds > 0:
         raise ParameterError(f"seconds is {seconds:g}: give the time that the measurement may take, such as 4")
     where = pick_device(device)
+    rounds = [_round(where, seconds / ROUNDS) for _ in range(ROUNDS)]
+    best = {dtype: max(found.peaks[dtype] for found in rounds) for dtype in rounds[0].peaks}
+    rates = (max(found.bandwidths[size] for found in rounds) for size in WORKING_SETS)
+    return Roof(
+        device=str(where),
+        name=hardware_name(where),
+        threads=torch.get_num_threads() if where.type == "cpu" else 1,
+        peak={dtype: rate for dtype, (rate, _) in best.items()},
+        shape={dtype: name for dtype, (_, name) in best.items()},
+        bandwidth=tuple(zip(WORKING_SETS, rates, strict=True)),
+        call_seconds=min(found.call for found in rounds),
+    )
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Everything measured once: (FLOP/s, shape) by number format, bytes a second by working set, seconds of a call."""
+
+    peaks: Mapping[str, tuple[float, str]]
+    bandwidths: Mapping[int, float]
+    call: float
+
+
+def _round(device: torch.device, seconds: float) -> _Round:
     share = seconds / (2 * (len(DTYPES) + 1))
-    peak, shape = {}, {}
-    for dtype in DTYPES:
-        if reached := _peak(dtype, where, 2 * share if dtype == "fp32" else share):
-            peak[dtype], shape[dtype] = reached
-    share = seconds / (2 * len(WORKING_SETS))
-    steps = tuple((size, _bandwidth(size, where, share)) for size in WORKING_SETS)
-    one = torch.ones(1, device=where)
-    call = _seconds(lambda: torch.add(one, one, out=one), where, share)
-    threads = torch.get_num_threads() if where.type == "cpu" else 1
-    return Roof(str(where), hardware_name(where), threads, peak, shape, steps, call)
+    peaks = {dtype: _peak(dtype, device, 2 * share if dtype == "fp32" else share) for dtype in DTYPES}
+    share = seconds / (2 * (len(WORKING_SETS) + 1))
+    one = torch.ones(1, device=device)
+    return _Round(
+        {dtype: found for dtype, found in peaks.items() if found},
+        {size: _bandwidth(size, device, share) for size in WORKING_SETS},
+        _seconds(lambda: torch.add(one, one, out=one), device, share),
+    )
 
 
 def hardware_name(device: torch.device) -> str:
