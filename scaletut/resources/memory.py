@@ -34,6 +34,7 @@ from scaletut.train.optim import WeightAverage, make_optimizers
 from scaletut.train.recompute import recompute_blocks
 
 Kind = Literal["parameters", "buffers", "gradients", "optimizer", "activations", "temporaries", "inputs"]
+MEASURED = ("cpu", "cuda")  # devices that tell their peak
 STEPS = 2  # the optimiser makes its state in the first, so the second is the first that is like all others
 SMALL_IMAGE = 20480  # elements up to which torch convolves a single image without oneDNN (Convolution.cpp, use_mkldnn)
 LANES = 8  # float32 numbers in a vector of AVX2
@@ -128,7 +129,7 @@ def measure_memory(
     how = _settle(recipe, batch_size, how)
     if steps < STEPS:
         raise ParameterError(f"steps is {steps}: give at least {STEPS}, for the optimiser makes its state in the first")
-    if how.device.type not in ("cpu", "cuda"):
+    if how.device.type not in MEASURED:
         raise ParameterError(
             f"the peak on {how.device.type} cannot be measured: its driver tells only what is in use now; "
             "predict_memory works there, and measuring does on a CPU or on CUDA"
