@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: Exception, code: int) -> int:
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # under torchrun: all of a machine's ranks would say the same
+        return code
     print(f"scaletut: error: {error}", file=sys.stderr)
     return code
 
@@ -211,6 +213,7 @@ def _add_train(commands: Any) -> None:
         "train a named preset from one or more seeds and write a record of each run",
         "scaletut train fast --data zipf10 --epochs 1",
         "scaletut train fast --data cifar10 --seed 0 --seed 1 --out results",
+        "torchrun --nproc-per-node 2 -m scaletut train resnet20 --mode fsdp   # two processes train one network",
     )
     train.add_argument("preset", metavar="PRESET", help="fast, strong, resnet20, tutorial, or an ablation")
     train.add_argument("--data", default="cifar10", metavar="SOURCE", help="cifar10, zipf10[:options], folder:PATH")
@@ -221,6 +224,9 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--profile", default="laptop", choices=PROFILES, help="what the records are filed under")
     train.add_argument("--checkpoint", type=Path, metavar="FILE", help="save here and resume from here")
     train.add_argument("--out", type=Path, default=Path("_build/records/train"), metavar="DIR")
+    train.add_argument(
+        "--mode", default="ddp", choices=("ddp", "fsdp"), help="under torchrun: replicas of the network, or shards"
+    )
 
 
 def _add_audit(commands: Any) -> None:
@@ -569,13 +575,15 @@ def _train(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from scaletut.records import write_record
+    from scaletut.train.distributed import ALONE, join, started_by_torchrun
     from scaletut.train.presets import preset
     from scaletut.train.recorded import recorded_run
 
     preset(options.preset)  # refused before the first bar is drawn
     experiment = options.experiment or f"train.{options.preset}"
+    ranks = join(options.mode) if started_by_torchrun() else ALONE
     for seed in options.seed or [0]:
-        with tqdm(desc=f"{options.preset}, seed {seed}", unit="step", leave=False) as bar:
+        with tqdm(desc=f"{options.preset}, seed {seed}", unit="step", leave=False, disable=not ranks.main) as bar:
 
             def show(progress: Any, bar: Any = bar) -> None:
                 bar.total = progress.steps
@@ -591,10 +599,14 @@ def _train(options: argparse.Namespace) -> int:
                 hold_out=options.hold_out,
                 checkpoint=options.checkpoint,
                 progress=show,
+                ranks=ranks,
             )
+        if not ranks.main:
+            continue
         path = write_record(record, options.out)
         accuracy = record.values["accuracy"]
         print(f"seed {seed}: {accuracy.value:.2f} % in {result.seconds / 60:.1f} min ({result.status}); {path}")
+    ranks.leave()
     return 0
 
 

@@ -61,9 +61,12 @@ class Ranks:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.alone:
-            return
-        dist.destroy_process_group()
+        self.leave()
+
+    def leave(self) -> None:
+        """Leave the group; a rank that leaves by an error takes the others with it."""
+        if not self.alone:
+            dist.destroy_process_group()
 
     @property
     def main(self) -> bool:

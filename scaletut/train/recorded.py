@@ -10,6 +10,7 @@ from pathlib import Path
 from scaletut.data import load
 from scaletut.models import count_parameters
 from scaletut.records import Record, Value, new_record
+from scaletut.train.distributed import ALONE, Ranks
 from scaletut.train.loop import Progress, TrainingResult
 from scaletut.train.metrics import report
 from scaletut.train.presets import preset, run_preset
@@ -26,6 +27,7 @@ def recorded_run(
     hold_out: int = 0,
     checkpoint: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[TrainingResult, Record]:
     """Train preset `name` once, score it once, and describe the run.
 
@@ -39,6 +41,7 @@ def recorded_run(
         hold_out: images taken from the training set and scored instead of the test set: for making choices.
         checkpoint: file to save to and to resume from.
         progress: called after each step.
+        ranks: processes that train it together and share the scoring; the first one's record is to be kept.
 
     Raises:
         ParameterError: unknown preset, epochs below 0, or more images held out than there are.
@@ -49,9 +52,9 @@ def recorded_run(
     data = load(source)
     train, scored = data.train.split(hold_out, seed=0) if hold_out else (data.train, data.test)
     started = time.perf_counter()
-    result = run_preset(chosen, train, seed, progress, checkpoint=checkpoint)
-    logits = result.predict(scored, views=chosen.views)
-    outcome, plain = report(logits, scored.labels), report(result.predict(scored), scored.labels)
+    result = run_preset(chosen, train, seed, progress, checkpoint=checkpoint, ranks=ranks)
+    logits = ranks.spread(lambda some: result.predict(some, views=chosen.views), scored)
+    outcome, plain = report(logits, scored.labels), report(ranks.spread(result.predict, scored), scored.labels)
     values = {
         "accuracy": Value(100 * outcome.accuracy, "%"),
         "accuracy_one_view": Value(100 * plain.accuracy, "%"),
@@ -63,11 +66,14 @@ def recorded_run(
         "parameters": Value(count_parameters(result.model) / 1e6, "M"),
         "petaflop": Value(result.flops / 1e15, "PFLOP"),
     }
+    together = {} if ranks.alone else {"ranks": ranks.size, "mode": ranks.mode}
+    start = "" if ranks.alone else f"torchrun --nproc-per-node {ranks.size} -m "
     options = (f" --epochs {epochs:g}" if epochs else "") + (f" --hold-out {hold_out}" if hold_out else "")
+    options += "" if ranks.alone else f" --mode {ranks.mode}"
     record = new_record(
         experiment,
         profile=profile,
-        parameters={"preset": name, "data": source, "hold_out": hold_out, **chosen.to_dict()},
+        parameters={"preset": name, "data": source, "hold_out": hold_out, **together, **chosen.to_dict()},
         data_digest=train.digest,
         seeds=[seed],
         values=values,
@@ -80,6 +86,6 @@ def recorded_run(
         peak_memory_bytes=result.peak_memory_bytes,
         flops=result.flops,
         dtype=result.execution,
-        command=f"scaletut train {name} --data {source} --seed {seed} --experiment {experiment}{options}",
+        command=f"{start}scaletut train {name} --data {source} --seed {seed} --experiment {experiment}{options}",
     )
     return result, record
