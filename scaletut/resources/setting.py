@@ -117,6 +117,6 @@ def knobs(base: Setting, device: torch.device) -> dict[str, Setting]:
     return {name: setting for name, setting in settings.items() if setting != base}
 
 
-def worth_trying(device: torch.device) -> tuple[str, ...]:
-    """Names of `knobs` that this hardware is known to lose by: measured only when asked for."""
+def emulated(device: torch.device) -> tuple[str, ...]:
+    """Names of `knobs` that this hardware has no instructions for: it computes them by many others, far slower."""
     return () if fast_bf16(device) else ("bf16 autocast",)

@@ -138,7 +138,7 @@ class Trial:
     def _answer(self) -> Any:
         try:
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join(GRACE)
             code = self._process.exitcode
             raise TrialFailed(
@@ -176,7 +176,7 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # the FLOP counter imports it, in two seconds
     return context
 
 
@@ -220,7 +220,7 @@ class _Session:
         self.idle_bytes = resident_bytes()
         self.run = Run(model, train, setting.recipe(task.recipe), task.seed, None, None, how)
         self.run.model.train()
-        self.batches = endless(self.run.batches) if setting.data == "memory" else _loaded(self.run, train, setting)
+        self.batches = batches_of(self.run, train, setting)
         first = self.timed(1)
         self.timed(WARM_UP - 1)
         self.ready = Ready(first, self.timed(1), min(setting.batch_size, len(train)), self.run.flops_per_image)
@@ -238,6 +238,11 @@ class _Session:
         if self.run.how.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.run.how.device)
         return max(0, peak_resident_bytes() - self.idle_bytes)
+
+
+def batches_of(run: Run, train: ImageSet, setting: Setting) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without end, by the setting's way to load them."""
+    return endless(run.batches) if setting.data == "memory" else _loaded(run, train, setting)
 
 
 def endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
 from scaletut.errors import ParameterError
 from scaletut.resources.batch import largest_batch, memory_limit
+from scaletut.resources.memory import predict_memory
 from scaletut.resources.race import CHECKS, Race, race
-from scaletut.resources.setting import Setting, knobs, worth_trying
+from scaletut.resources.setting import Setting, emulated, knobs
 from scaletut.resources.throughput import Ledger, Report, Row, measure
 from scaletut.resources.trial import Task
 from scaletut.train import pick_device
@@ -25,6 +25,7 @@ LEAST_BUDGET = 20.0
 RESERVE = 0.1  # share of the memory limit that stays free
 LEARNING = ("half the batch", "twice the batch", "checkpointing", "compiled")  # knobs that are not taken by speed alone
 SEEDS = (0, 1)
+BUSY = 0.25  # processes a core, from which the machine is called busy
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class _Tuner:
     def run(self) -> Tuning:
         base = self.fitting(Setting(batch_size=self.task.recipe.batch_size))
         singles = self.singles(base)
+        self.warn(singles.load)
         together = self.composed(base, singles)
         joint, raced = self.joint(base, together), None
         candidates = self.ran(joint)
@@ -125,8 +127,9 @@ class _Tuner:
         if len(candidates) > 1:
             raced, winner = self.raced(candidates, together)
         winner, joint = self.compiled(base, winner, joint)
-        recipe = self.task.recipe
-        forecast = largest_batch(self.model, recipe, limit_bytes=self.limit, side=self.side, how=self.how(winner))
+        forecast = predict_memory(
+            self.model, self.task.recipe, batch_size=winner.batch_size, side=self.side, how=self.how(winner)
+        )
         return Tuning(
             task=self.task,
             device=self.device.type,
@@ -136,7 +139,7 @@ class _Tuner:
             race=raced,
             reasons=tuple(self.reasons),
             memory_limit=self.limit,
-            predicted_peak_bytes=forecast.at(winner.micro_batch or winner.batch_size),
+            predicted_peak_bytes=forecast.peak,
             planned_images=self.planned,
             seconds=time.perf_counter() - self.started,
         )
@@ -161,29 +164,49 @@ class _Tuner:
 
     # --- the stages
 
+    def warn(self, load: float | None) -> None:
+        """A ratio survives a busy machine better than a rate does, but not unharmed."""
+        cores = os.cpu_count() or 1
+        if load is not None and load > BUSY * cores:
+            self.reasons.insert(
+                0,
+                f"the machine was busy before this began ({load:.1f} processes on {cores} cores): two threads that wait "
+                "for each other suffer most; repeat it when nothing else runs",
+            )
+
     def fitting(self, base: Setting) -> Setting:
         """`base`, in micro-batches where its batch does not fit into memory."""
-        choice = largest_batch(
-            self.model, self.task.recipe, limit_bytes=self.limit, side=self.side, how=self.how(base), reserve=RESERVE
+        own = base.batch_size
+        self.choice = largest_batch(
+            self.model,
+            self.task.recipe,
+            limit_bytes=self.limit,
+            side=self.side,
+            how=self.how(base),
+            reserve=RESERVE,
+            most=4 * own,
+            confirm=False,  # the trials are the real steps
         )
-        self.choice = choice
-        if base.batch_size <= choice.batch_size:
+        micro = self.choice.micro_batch
+        if not micro:
             return base
-        micro = choice.micro_batch
         self.reasons.append(
-            f"batch {base.batch_size} needs {choice.at(base.batch_size) / 1e9:.2f} GB and {self.limit / 1e9:.2f} GB are "
-            f"allowed, {RESERVE:.0%} of it in reserve: micro-batches of {micro} keep the effective batch"
+            f"batch {own} needs {self.peak(own) / 1e9:.3g} GB of {self.limit / 1e9:.3g} GB, {RESERVE:.0%} of it in "
+            f"reserve: micro-batches of {micro} keep the effective batch"
         )
         return replace(base, micro_batch=micro)
 
     def singles(self, base: Setting) -> Ledger:
         """Each knob alone. Compiling has a stage of its own, because it takes so long."""
         offered = knobs(base, self.device)
-        hopeless = worth_trying(self.device)
+        hopeless = emulated(self.device)
         for name in hopeless:
             self.reasons.append(f"{name}: not tried, this hardware has no instructions for it and would emulate it")
         chosen = {name: one for name, one in offered.items() if name not in hopeless and not one.compiled}
-        settings = {DEFAULTS: base, **{name: one for name, one in chosen.items() if self.fits(one)}}
+        settings = {DEFAULTS: base}
+        settings |= {
+            name: one for name, one in chosen.items() if (one.micro_batch or one.batch_size) <= self.choice.batch_size
+        }
         return measure(
             self.task,
             settings,
@@ -193,13 +216,14 @@ class _Tuner:
             report=self.report,
         )
 
-    def fits(self, setting: Setting) -> bool:
-        size = setting.micro_batch or setting.batch_size
-        return self.choice.at(size) <= (1 - RESERVE) * self.limit or setting.recompute
+    def peak(self, batch_size: int) -> float:
+        """Bytes, by the line of the forecasts."""
+        start, slope = self.choice.line
+        return start + slope * batch_size
 
     def at_once(self, base: Setting) -> int:
         """Processes that fit side by side; each also holds the images as bytes and, on a GPU, a context of its own."""
-        each = self.choice.at(base.micro_batch or base.batch_size) + self.train.images.nbytes
+        each = self.peak(base.micro_batch or base.batch_size) + self.train.images.nbytes
         each += 5 * 10**8 if self.device.type == "cuda" else 10**8
         return max(2, min(16, int(self.limit / each)))
 
@@ -290,8 +314,8 @@ class _Tuner:
         times = {one: _seconds(ledger[one], self.planned) for one in (plain, COMPILED)}
         pays = times[COMPILED] < times[plain] and row.ratio.low > ledger[plain].ratio.value
         self.reasons.append(
-            f"compiled: {_ratio(row)} beside {_ratio(ledger[plain])} without, after {row.setup_seconds:.0f} s of compiling; "
-            f"the planned {self.planned:,} images take {times[COMPILED]:.0f} s beside {times[plain]:.0f} s"
+            f"compiled: {_ratio(row)} beside {_ratio(ledger[plain])} without, after {row.setup_seconds:.0f} s of "
+            f"compiling; the planned {self.planned:,} images take {times[COMPILED]:.0f} s beside {times[plain]:.0f} s"
             + (", taken" if pays else ", left")
         )
         return (row.setting if pays else winner), joint
