@@ -358,7 +358,11 @@ def _calls(model: nn.Module, images: Tensor, training: bool) -> dict[str, list[_
                 "give input_shape as (channels, height, width) of your images"
             ) from error
     # A module that calls other layers, such as a network with a parameter of its own, is told by those.
-    return {name: calls for name, calls in found.items() if not any(inner.startswith(f"{name}.") for inner in found)}
+    return {name: calls for name, calls in found.items() if not any(_inside(inner, name) for inner in found)}
+
+
+def _inside(name: str, outer: str) -> bool:
+    return name != outer and (not outer or name.startswith(f"{outer}."))
 
 
 def _call(module: nn.Module, inputs: tuple, keywords: dict, output: Tensor, training: bool) -> _Call:
@@ -416,12 +420,13 @@ def _watched(model: nn.Module, note: Callable[[str, nn.Module, tuple, dict, Any]
     handles: list[Any] = []
 
     def after(name: str, module: nn.Module, inputs: tuple, keywords: dict, output: Any) -> None:
-        if module not in busy:  # `note` runs the module again
-            busy.add(module)
+        nonlocal again
+        if not again:  # `note` runs the module once more
+            again = True
             note(name, module, inputs, keywords, output)
-            busy.discard(module)
+            again = False
 
-    busy: set[nn.Module] = set()
+    again = False
     for name, module in counted_modules(model):
         handles.append(module.register_forward_hook(partial(after, name), with_kwargs=True))
     try:
