@@ -139,8 +139,8 @@ class MlflowTracker(Tracker):
             ScaletutError: MLflow is not installed.
         """
         super().__init__()
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        for setting, value in QUIET.items():
+            os.environ.setdefault(setting, value)
         try:
             from mlflow.entities import Metric, Param
             from mlflow.tracking import MlflowClient
