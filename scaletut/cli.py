@@ -147,6 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_scaling(commands)
     _add_sweep(commands)
     _add_roofline(commands)
+    _add_tune(commands)
     return parser
 
 
@@ -312,6 +313,31 @@ def _add_roofline(commands: Any) -> None:
     roofline.add_argument("--training", action="store_true", help="forward and backward pass, not forward alone")
     roofline.add_argument("--seconds", type=float, default=4.0, metavar="S", help="that the roof may take")
     roofline.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
+
+
+def _add_tune(commands: Any) -> None:
+    tune = _command(
+        commands,
+        "tune",
+        _in_module("scaletut.cli_resources", "run_tune"),
+        "find the setting that trains a network soonest on this device: each knob alone, then together, with reasons",
+        "scaletut tune resnet20",
+        "scaletut tune fast --data cifar10 --memory-limit 12GB --budget 300",
+        "scaletut tune mymodule:make_network --data folder:photos --batch-size 64 --optimizer adamw",
+        "scaletut tune resnet18 --device cuda --json -",
+    )
+    tune.add_argument("model", metavar="MODEL", help="a network, a preset of `scaletut train`, or module:function")
+    tune.add_argument("--data", default="zipf10", metavar="D", help="cifar10, zipf10[:options] or folder:PATH")
+    tune.add_argument("--images", type=_count, default=0, metavar="N", help="so many of the training images")
+    tune.add_argument("--batch-size", type=_count, default=0, metavar="N", help="to start from, if not the recipe's")
+    tune.add_argument("--optimizer", default="", choices=("sgd", "adam", "adamw", "muon"), help="if not the recipe's")
+    tune.add_argument(
+        "--epochs", type=float, default=0, metavar="E", help="of the planned training, if not the recipe's"
+    )
+    tune.add_argument("--memory-limit", default="", metavar="SIZE", help="such as 12GB; what the device has if empty")
+    tune.add_argument("--budget", type=float, default=120.0, metavar="S", help="seconds that the tuning may take")
+    tune.add_argument("--device", default="", metavar="D", help="cuda, mps or cpu; the best present if empty")
+    tune.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
 
 
 def _count(text: str) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from scaletut.errors import ParameterError
@@ -13,8 +15,12 @@ from scaletut.files import atomic_write
 
 if TYPE_CHECKING:
     from scaletut.resources.roofline import PlacedLayer, Roof
+    from scaletut.resources.throughput import Ledger
+    from scaletut.resources.trial import Task
+    from scaletut.resources.tuner import Tuning
 
 CONVENTION = "2 FLOP a multiply-accumulate, dense; GB are 10^9 bytes"
+TUNING_BAR = "{desc} |{bar}| {n_fmt} of {total_fmt} s"
 
 
 def run_roofline(options: argparse.Namespace) -> int:
@@ -34,6 +40,90 @@ def run_roofline(options: argparse.Namespace) -> int:
         if layers:
             print("\n".join(["", *_layer_lines(layers, options)]))
     return 0
+
+
+def run_tune(options: argparse.Namespace) -> int:
+    """`scaletut tune`: the setting that reaches the goal soonest on this device, and why."""
+    from tqdm import tqdm
+
+    from scaletut.resources.tuner import tune
+
+    task = _task(options)
+    limit = size_in_bytes(options.memory_limit) if options.memory_limit else 0
+    with tqdm(total=round(options.budget), unit="s", leave=False, bar_format=TUNING_BAR) as bar:
+        started = time.monotonic()
+
+        def report(stage: str) -> None:
+            bar.set_description(stage, refresh=False)
+            bar.n = min(bar.total, round(time.monotonic() - started))
+            bar.refresh()
+
+        found = tune(task, budget=options.budget, limit_bytes=limit, device=options.device, report=report)
+    if not _write_json({"convention": CONVENTION, **found.to_dict()}, options.json):
+        print("\n".join(_tuning_lines(found)))
+    return 0
+
+
+def _task(options: argparse.Namespace) -> Task:
+    """A preset brings its recipe; another network gets a plain one."""
+    from scaletut.models import build
+    from scaletut.resources.trial import Task
+    from scaletut.train import Recipe
+    from scaletut.train.presets import PRESETS
+
+    preset = PRESETS.get(options.model)
+    if preset is None and ":" not in options.model:
+        build(options.model)  # a wrong name is refused before anything is measured
+    changes = {"batch_size": options.batch_size, "optimizer": options.optimizer, "epochs": options.epochs}
+    recipe = replace(preset.recipe if preset else Recipe(batch_size=128), **{k: v for k, v in changes.items() if v})
+    return Task(options.model, recipe, options.data, options.images)
+
+
+def size_in_bytes(text: str) -> int:
+    """`12GB`, `500 MB` or `8GiB` as bytes.
+
+    Raises:
+        ParameterError: another form, or nothing above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B\s*", text, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise ParameterError(f"{text!r} is not an amount of memory: give a number with a unit, such as 12GB or 500MB")
+    power = " KMGT".index(found[2].upper() or " ")
+    return round(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+def _tuning_lines(found: Tuning) -> list[str]:
+    chosen, planned = found.speedup, found.planned_images
+    lines = [f"{found.task.network} on {found.device}, tuned in {found.seconds:.0f} s", ""]
+    for ledger in (found.singles, found.joint):
+        lines += [*_ledger_lines(ledger), ""]
+    lines += ["why:", *(f"  {reason}" for reason in found.reasons), ""]
+    rate = chosen.images_per_second.value
+    plain = found.joint.rows[0].images_per_second.value
+    lines += [
+        f"the choice: {rate:,.0f} images/s, {chosen.ratio.value:.2f} times PyTorch's defaults "
+        f"({chosen.ratio.low:.2f} to {chosen.ratio.high:.2f}, {chosen.ratio.n} rounds);",
+        f"the planned {planned:,} images take {planned / rate / 60:.1f} min, not {planned / plain / 60:.1f}; "
+        f"predicted peak {found.predicted_peak_bytes / 1e9:.2g} GB of {found.memory_limit / 1e9:.3g} GB",
+        "",
+        *found.code().splitlines(),
+    ]
+    return lines
+
+
+def _ledger_lines(ledger: Ledger) -> list[str]:
+    width = max(len(row.name) for row in ledger.rows)
+    lines = [f"{'setting':<{width}} {'images/s':>9} {'times':>6} {'95 %':>13} {'peak MB':>8} {'set-up s':>8}"]
+    for row in ledger.rows:
+        if row.ratio is None:
+            lines.append(f"{row.name:<{width}} {row.failure}")
+            continue
+        interval = f"{row.ratio.low:.2f} to {row.ratio.high:.2f}" if row.ratio.low is not None else ""
+        lines.append(
+            f"{row.name:<{width}} {row.images_per_second.value:>9,.0f} {row.ratio.value:>6.2f} {interval:>13} "
+            f"{row.peak_bytes / 1e6:>8,.0f} {row.setup_seconds:>8.1f}"
+        )
+    return lines
 
 
 def _write_json(found: Mapping[str, Any], path: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scaletut.errors import ParameterError
-from scaletut.resources.race import CHECKS, Curve, Race, race, run_curve
+from scaletut.resources.racing import CHECKS, Curve, Race, race, run_curve
 from scaletut.resources.setting import Setting
 from scaletut.resources.trial import Task
 from scaletut.train import Recipe

@@ -11,7 +11,7 @@ from typing import Any
 from scaletut.errors import ParameterError
 from scaletut.resources.batch import largest_batch, memory_limit
 from scaletut.resources.memory import predict_memory
-from scaletut.resources.race import CHECKS, Race, race
+from scaletut.resources.racing import CHECKS, Race, race
 from scaletut.resources.setting import Setting, emulated, knobs
 from scaletut.resources.throughput import Ledger, Report, Row, measure
 from scaletut.resources.trial import Task
@@ -58,6 +58,10 @@ class Tuning:
     planned_images: int
     seconds: float
 
+    def first_changes(self) -> tuple[Row, ...]:
+        """Single knobs that ran, the one that gains most first: what to change first."""
+        return tuple(row for row in self.singles.ranked() if row.name != DEFAULTS)
+
     @property
     def speedup(self) -> Row:
         """The row of the choice in `joint`: its ratio is to PyTorch's defaults."""
@@ -78,7 +82,13 @@ class Tuning:
 
 
 def tune(
-    task: Task, *, budget: float = 120.0, limit_bytes: int = 0, device: str = "", report: Report = lambda _: None
+    task: Task,
+    *,
+    budget: float = 120.0,
+    limit_bytes: int = 0,
+    device: str = "",
+    rounds: int = 30,
+    report: Report = lambda _: None,
 ) -> Tuning:
     """Find the setting that trains `task` soonest, within `budget` seconds and `limit_bytes` of memory.
 
@@ -91,6 +101,7 @@ def tune(
         budget: seconds; a slow network may need more for the three rounds that an interval takes.
         limit_bytes: memory that training may take; 0 for what `memory_limit` finds.
         device: `cuda`, `mps`, `cpu`, or empty for the best present.
+        rounds: turns of a setting at most.
         report: told what is being done.
 
     Raises:
@@ -101,14 +112,14 @@ def tune(
         raise ParameterError(
             f"a budget of {budget:g} s is too short to compare anything: give {LEAST_BUDGET:g} s or more"
         )
-    return _Tuner(task, budget, limit_bytes, device, report).run()
+    return _Tuner(task, budget, limit_bytes, device, rounds, report).run()
 
 
 class _Tuner:
     """The stages of one tuning; each adds to the reasons."""
 
-    def __init__(self, task: Task, budget: float, limit_bytes: int, device: str, report: Report) -> None:
-        self.task, self.budget, self.report = task, budget, report
+    def __init__(self, task: Task, budget: float, limit_bytes: int, device: str, rounds: int, report: Report) -> None:
+        self.task, self.budget, self.rounds, self.report = task, budget, rounds, report
         self.started = time.perf_counter()
         self.device = pick_device(device)
         self.limit = limit_bytes or memory_limit(self.device)
@@ -162,6 +173,17 @@ class _Tuner:
         spent = time.perf_counter() - self.started
         return max(1.0, min(share_of_budget * self.budget, self.budget - spent))
 
+    def measured(self, settings: Mapping[str, Setting], share_of_budget: float, at_once: int) -> Ledger:
+        return measure(
+            self.task,
+            settings,
+            seconds=self.left(share_of_budget),
+            rounds=self.rounds,
+            device=self.device.type,
+            at_once=at_once,
+            report=self.report,
+        )
+
     # --- the stages
 
     def warn(self, load: float | None) -> None:
@@ -170,7 +192,7 @@ class _Tuner:
         if load is not None and load > BUSY * cores:
             self.reasons.insert(
                 0,
-                f"the machine was busy before this began ({load:.1f} processes on {cores} cores): two threads that wait "
+                f"the machine was busy before this began ({load:.1f} processes on {cores} cores): threads that wait "
                 "for each other suffer most; repeat it when nothing else runs",
             )
 
@@ -207,14 +229,7 @@ class _Tuner:
         settings |= {
             name: one for name, one in chosen.items() if (one.micro_batch or one.batch_size) <= self.choice.batch_size
         }
-        return measure(
-            self.task,
-            settings,
-            seconds=self.left(SINGLES),
-            device=self.device.type,
-            at_once=self.at_once(base),
-            report=self.report,
-        )
+        return self.measured(settings, SINGLES, self.at_once(base))
 
     def peak(self, batch_size: int) -> float:
         """Bytes, by the line of the forecasts."""
@@ -254,14 +269,7 @@ class _Tuner:
         settings = {DEFAULTS: base, TOGETHER: together}
         if not together.micro_batch:
             settings |= {f"{TOGETHER}, batch {size}": replace(together, batch_size=size) for size in sizes}
-        return measure(
-            self.task,
-            settings,
-            seconds=self.left(JOINT),
-            device=self.device.type,
-            at_once=self.at_once(replace(base, batch_size=max([own, *sizes]))),
-            report=self.report,
-        )
+        return self.measured(settings, JOINT, self.at_once(replace(base, batch_size=max([own, *sizes]))))
 
     def ran(self, joint: Ledger) -> dict[int, Row]:
         """Rows of `joint` that are candidates for the race, by batch size, the recipe's own first."""
@@ -303,9 +311,7 @@ class _Tuner:
         """The winner beside its compiled form, which must pay for its compilation within the planned training."""
         plain = next(row.name for row in joint.rows if row.setting == winner)
         settings = {DEFAULTS: base, plain: winner, COMPILED: replace(winner, compiled=True)}
-        ledger = measure(
-            self.task, settings, seconds=self.left(1.0), device=self.device.type, at_once=3, report=self.report
-        )
+        ledger = self.measured(settings, 1.0, 3)
         row = ledger[COMPILED]
         joint = replace(joint, rows=(*joint.rows, row))
         if row.ratio is None:
