@@ -32,7 +32,7 @@ def test_a_planted_wait_is_found_in_ratio_and_interval() -> None:
     assert faster.ratio.low > 2
     assert faster.faster
     assert not base.faster
-    assert 200 < base.images_per_second.value < 32 / 0.03
+    assert 20 < base.images_per_second.value < 32 / 0.1
     assert ledger.ranked()[0].name == "nhwc"
     assert ledger.rounds >= 3
     assert faster.ratio.n == ledger.rounds
