@@ -40,8 +40,8 @@ class BatchChoice:
             tell.
         limit: bytes that there are.
         reserve: share of `limit` that is left free.
-        micro_batch: what to take for `Execution.micro_batch`, so that steps of the recipe's batch size fit: as few and
-            as equal parts as possible; 0 when the batch fits whole.
+        micro_batch: what to take for `Execution.micro_batch`, so that steps of the recipe's batch size fit, in few and
+            equal parts; 0 when the batch fits whole.
     """
 
     batch_size: int
@@ -67,7 +67,7 @@ def largest_batch(
     """The largest batch of `recipe` for `model` that leaves `reserve` of the memory free.
 
     Two forecasts give the line peak = a + b x batch, which is solved for the limit; a third forecast checks the line
-    there, and a new one is drawn nearer by where it does not hold (small batches may need most in the optimiser).
+    there, and a new one is drawn beyond the bend where it does not hold (small batches may need most in the optimiser).
     Two real steps confirm. Where they need more than was forecast, a GPU's scratch space for instance, the batch is
     solved again for so much less.
 
@@ -133,7 +133,8 @@ def _solve(peak: Callable[[int], int], room: float, most: int | None) -> tuple[i
         on_line = abs(peak(batch) - start - slope * batch) <= TOLERANCE * peak(batch)
         if on_line and peak(batch) <= room:
             return batch, (start, slope)
-        first, second = (batch // 2, batch) if batch > 1 else (1, 2)
+        corner = batch if peak(batch) > room else second  # a bend lies before it: the next line starts there
+        first, second = corner - 1, corner
     raise ParameterError(
         f"the peak memory does not grow in line with the batch ({batch} images: {_megabytes(peak(batch))} where a line "
         f"has {_megabytes(start + slope * batch)}), so the largest batch cannot be solved for: does the network treat "

@@ -277,7 +277,10 @@ def _workspace(operator: Any, args: tuple, outputs: Any) -> int:
             return _columns(images, weight, grad)
         if _channels_last(images) or _channels_last(weight):
             return _packed(weight, args[-2]) + weight.nbytes  # the filters' gradient, and a copy on its way back
-        return max(images.nbytes + grad.nbytes, weight.nbytes)  # in oneDNN's blocks; gone before the filters' way back
+        pointwise = weight.shape[2:].numel() == 1  # its images' gradient is copied twice, before the filters' is made
+        return max(images.nbytes + grad.nbytes, weight.nbytes, pointwise * (2 * images.nbytes - weight.nbytes))
+    if operator is aten.native_batch_norm_backward.default:
+        return outputs[0].nbytes
     if operator is aten.max_pool2d_with_indices_backward.default:
         grad, indices = args[0], args[-1]
         return indices.nbytes + outputs.nbytes if _channels_last(grad) != _channels_last(indices) else 0
