@@ -15,6 +15,12 @@ BIB = ROOT / "book" / "references.bib"
 
 # key: (first author's family name, year, title)
 WORKS = {
+    "williams2009": (
+        "Williams",
+        2009,
+        "Roofline: An Insightful Visual Performance Model for Multicore Architectures",
+    ),
+    "chowdhery2022": ("Chowdhery", 2022, "PaLM: Scaling Language Modeling with Pathways"),
     "besiroglu2024": ("Besiroglu", 2024, "Chinchilla Scaling: A replication attempt"),
     "dawid1979": (
         "Dawid",

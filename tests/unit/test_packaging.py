@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCKED = ("book", "dev", "transfer", "audit", "search")
+KEPT = (".py", ".json", ".html")  # what the library is made of
 APART = ("ray", "track")  # half a gigabyte that only a cluster needs, and 300 MB of trackers
 
 
@@ -148,7 +149,7 @@ def test_the_wheel_holds_the_library_and_nothing_else(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    library = {p.relative_to(ROOT).as_posix() for p in (ROOT / "scaletut").rglob("*.py")}
+    library = {p.relative_to(ROOT).as_posix() for p in (ROOT / "scaletut").rglob("*.*") if p.suffix in KEPT}
     assert library <= set(names)
     assert {name.split("/")[0] for name in names} == {"scaletut", f"scaletut-{scaletut.__version__}.dist-info"}
 
