@@ -278,4 +278,6 @@ def _blank(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()

@@ -55,7 +55,8 @@ class Roof:
         device: PyTorch's name of it, such as `cpu` or `cuda:0`.
         name: of the hardware.
         threads: of one operator on a CPU; 1 elsewhere.
-        peak: FLOP/s by number format (operations a second for int8): the fastest of the shapes that were tried.
+        peak: FLOP/s by number format (operations a second for int8): the fastest of the shapes that were tried, run
+            as PyTorch runs them by itself, which is in tf32 for fp32 convolutions on NVIDIA's GPUs.
         shape: what reached it, such as `matmul 1024`.
         bandwidth: (bytes of the working set, bytes a second) in rising order, each byte read or written counted once:
             the faster of copy and triad (McCalpin's STREAM), as one operator. Small sets lie in a cache; the smallest

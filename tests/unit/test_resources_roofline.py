@@ -226,6 +226,19 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "layers limited by memory" in text
 
 
+def test_the_command_compares_with_what_the_vendor_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes = {"fp32": "convolution 64", "bf16": "matmul 4096"}
+    roof = Roof("cuda", "NVIDIA A100-SXM4-40GB", 1, {"fp32": 78e12, "bf16": 234e12}, shapes, BY_HAND.bandwidth, 1e-6)
+    monkeypatch.setattr(roofline, "measure_roof", lambda device, seconds: roof)
+    assert cli.main(["roofline"]) == 0
+    text = capsys.readouterr().out
+    assert "234.00 TFLOP/s  by matmul 4096, 75% of the published 312.00 TFLOP/s (bf16)" in text
+    assert "50% of the published 156.00 TFLOP/s (tf32)" in text  # PyTorch's fp32 convolutions there
+    assert "emulated" not in text
+
+
 @pytest.mark.usefixtures("quick")
 def test_the_command_writes_json(here: Roof, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["roofline", "tutorial", "--batch", "1", "--json", "-"]) == 0
