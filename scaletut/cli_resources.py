@@ -157,10 +157,12 @@ def _published(roof: Roof, dtype: str, peak: float) -> str:
     from scaletut.resources.peaks import published_peak
 
     try:
-        known = published_peak(roof.name).dense.get(dtype)
+        known = published_peak(roof.name).dense
     except ParameterError:
         return ""
-    return f", {peak / known:.0%} of the published {_rate(known)}" if known else ""
+    by_tf32 = dtype == "fp32" and "tf32" in known and roof.shape[dtype].startswith("convolution")
+    told = "tf32" if by_tf32 else dtype  # that is how PyTorch runs fp32 convolutions where it can
+    return f", {peak / known[told]:.0%} of the published {_rate(known[told])} ({told})" if told in known else ""
 
 
 def _layer_lines(layers: Sequence[PlacedLayer], options: argparse.Namespace) -> list[str]:
