@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -46,6 +45,7 @@ def run_tune(options: argparse.Namespace) -> int:
     """`scaletut tune`: the setting that reaches the goal soonest on this device, and why."""
     from tqdm import tqdm
 
+    from scaletut.resources.sizes import size_in_bytes
     from scaletut.resources.tuner import tune
 
     task = _task(options)
@@ -77,19 +77,6 @@ def _task(options: argparse.Namespace) -> Task:
     changes = {"batch_size": options.batch_size, "optimizer": options.optimizer, "epochs": options.epochs}
     recipe = replace(preset.recipe if preset else Recipe(batch_size=128), **{k: v for k, v in changes.items() if v})
     return Task(options.model, recipe, options.data, options.images)
-
-
-def size_in_bytes(text: str) -> int:
-    """`12GB`, `500 MB` or `8GiB` as bytes.
-
-    Raises:
-        ParameterError: another form, or nothing above 0.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B\s*", text, re.IGNORECASE)
-    if not found or not float(found[1]):
-        raise ParameterError(f"{text!r} is not an amount of memory: give a number with a unit, such as 12GB or 500MB")
-    power = " KMGT".index(found[2].upper() or " ")
-    return round(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 def _tuning_lines(found: Tuning) -> list[str]:

@@ -8,6 +8,7 @@ To add a chapter: write its model here, and enter it in `CHAPTERS`.
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args, get_origin
@@ -400,6 +401,68 @@ class Predict(Chapter):
     _known_source = field_validator("data")(known_source)
 
 
+class Tuning(Chapter):
+    """Parameters of the chapter on tuning one device."""
+
+    title = "Tuning one device"
+    by_profile = types.MappingProxyType(
+        {
+            "quick": {
+                "data": "zipf10",
+                "networks": "resnet8",
+                "images": 600,
+                "epochs": 1.0,
+                "budget": 40,
+                "seeds": 3,
+                "memory": "100MB",
+            },
+            "laptop": {
+                "data": "cifar10",
+                "networks": "fast,tutorial,resnet8",
+                "images": 5000,
+                "epochs": 2.0,
+                "budget": 120,
+                "seeds": 3,
+                "memory": "1GB",
+            },
+            "gpu": {
+                "data": "cifar10",
+                "networks": "fast,resnet20,resnet18",
+                "images": 50_000,
+                "epochs": 4.0,
+                "budget": 300,
+                "seeds": 5,
+                "memory": "8GB",
+            },
+        }
+    )
+
+    data: str = parameter("", "image set", values="cifar10, zipf10, folder:PATH or an npz file")
+    networks: str = parameter("", "networks or presets, the first is looked at closely", values="name,name,...")
+    images: int = parameter(0, "training images", unit="images", low=0, high=1_000_000)
+    epochs: float = parameter(0.0, "of a training that is scored", unit="epochs", low=0, high=1000)
+    budget: int = parameter(0, "that a tuning may take", unit="seconds", low=0, high=86_400)
+    seeds: int = parameter(0, "trainings of each setting", unit="seeds", low=0, high=100)
+    memory: str = parameter("", "that a batch is solved for", values="such as 500MB or 12GB")
+
+    _known_source = field_validator("data")(known_source)
+
+    @field_validator("networks")
+    @classmethod
+    def _known_networks(cls, networks: str) -> str:
+        names = [name.strip() for name in networks.split(",")] if networks else []
+        if len(set(names)) != len(names) or any(not re.fullmatch(r"[\w.:-]+", name) for name in names):
+            raise ValueError(f"{networks!r} is not names with commas between, each once")
+        return ",".join(names)
+
+    @field_validator("memory")
+    @classmethod
+    def _amount(cls, memory: str) -> str:
+        if memory and not re.fullmatch(r"\d+(\.\d+)? ?[KMGT]?i?B", memory, re.IGNORECASE):
+            raise ValueError(f"{memory!r} is not an amount of memory such as 500MB or 12GB")
+        return memory
+
+
 CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
     {
         "finetune": Finetune,
@@ -408,5 +471,6 @@ CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
         "fitting": Fitting,
         "spending": Spending,
         "predict": Predict,
+        "tuning": Tuning,
     }
 )

@@ -9,6 +9,7 @@ from scaletut.resources.quality import accuracies, difference
 from scaletut.resources.racing import Race, race
 from scaletut.resources.roofline import Roof, measure_roof, place_layers
 from scaletut.resources.setting import Setting, knobs
+from scaletut.resources.sizes import size_in_bytes
 from scaletut.resources.throughput import Ledger, measure
 from scaletut.resources.trial import Task, TrialFailed
 from scaletut.resources.tuner import Tuning, tune
@@ -41,5 +42,6 @@ __all__ = [
     "published_peaks",
     "race",
     "rule_of_thumb",
+    "size_in_bytes",
     "tune",
 ]

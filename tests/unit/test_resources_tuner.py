@@ -12,6 +12,7 @@ from scaletut import cli
 from scaletut.errors import ParameterError
 from scaletut.resources import throughput, tuner
 from scaletut.resources.setting import Setting, knobs
+from scaletut.resources.sizes import size_in_bytes
 from scaletut.resources.trial import Task
 from scaletut.train import Recipe
 
@@ -112,8 +113,6 @@ def test_bad_input_is_one_line(arguments: list[str], words: str, capsys: pytest.
 
 
 def test_sizes_are_read() -> None:
-    from scaletut.cli_resources import size_in_bytes
-
     assert size_in_bytes("12GB") == 12 * 10**9
     assert size_in_bytes("1.5 GiB") == 3 * 2**29
     assert size_in_bytes("500mb") == 5 * 10**8
