@@ -3,7 +3,7 @@
 A batch larger than that can be had in micro-batches whose gradients add up (`Execution.micro_batch`). To rounding they
 are the gradients of the whole batch, but for batch norm: it normalises each micro-batch by its own mean and variance,
 as "ghost batch norm" does on purpose (Hoffer et al. 2017, arXiv:1705.08741), and moves its running statistics once a
-micro-batch. With 32 images or more the difference is small; with a few images the statistics are mostly noise.
+micro-batch. The smaller the micro-batches, the further their gradients are from the whole batch's.
 """
 
 from __future__ import annotations
