@@ -121,6 +121,7 @@ def _solve(peak: Callable[[int], int], room: float, most: int | None) -> tuple[i
             "or smaller images, optimizer='sgd', which keeps half of Adam's state, or a device with more memory"
         )
     first, second = PROBES
+    batch, start = second, peak(second)
     for _ in range(ATTEMPTS):
         slope = (peak(second) - peak(first)) / (second - first)
         if slope <= 0:  # the optimiser needs more than batches of this size

@@ -90,6 +90,7 @@ def test_lines_with_a_bend_are_solved(peak: Callable[[int], int], room: float, m
     ("peak", "room", "words"),
     [
         (lambda n: 10 * n + (n > 100) * 1_000_000, 50_000, "in line with the batch"),
+        (lambda n: 3_000_000, 4e6, "in line with the batch"),
         (lambda n: 5_000_000 + n, 4e6, "one image needs 5.0 MB and there are 4.0 MB"),
     ],
 )
