@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
+import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +28,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -30,6 +36,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from scaletut.data import ImageSet
 from scaletut.data.batches import share_of
 from scaletut.errors import ParameterError, ScaletutError
+from scaletut.files import canonical_json
 from scaletut.train.device import Execution, pick_device
 from scaletut.train.recompute import blocks
 
@@ -327,46 +334,58 @@ def _synchronised(kind: type[_BatchNorm]) -> type[_BatchNorm]:
 
 def _normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     """Batch norm of x (b, C, ...) by mean and variance over all ranks' images."""
-    axes, shape = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
-    # Moments of each rank, added in float64, where E[x^2] - E[x]^2 loses nothing: one exchange instead of two.
-    exact = x.to(torch.promote_types(x.dtype, torch.float32))
-    variance, mean = (one.double() for one in torch.var_mean(exact, axes, correction=0))
-    images = torch.full_like(mean[:1], x.numel() / x.shape[1])
-    sums = _AllReduce.apply(torch.cat([images, images * mean, images * (variance + mean.square())]))
-    count, first, second = sums[:1], *(sums[1:] / sums[:1]).chunk(2)
-    mean, variance = first, (second - first.square()).clamp(min=0)
+    weight = x.new_ones(x.shape[1], dtype=torch.float32) if norm.weight is None else norm.weight
+    result, count, mean, variance = _GlobalNorm.apply(x, weight, norm.bias, norm.eps)
     if norm.track_running_stats:
-        _track(norm, count.detach(), mean.detach(), variance.detach())
-    scale = (variance + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight
-    shift = -mean * scale + (norm.bias if norm.affine else 0)
-    return torch.addcmul(shift.to(x.dtype).view(shape), x, scale.to(x.dtype).view(shape))
+        _track(norm, count, mean, variance)
+    return result
 
 
 @torch.no_grad()
 def _track(norm: _BatchNorm, count: Tensor, mean: Tensor, variance: Tensor) -> None:
     norm.num_batches_tracked.add_(1)
     momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
-    unbiased = variance * count / (count - 1)
     norm.running_mean.lerp_(mean.to(norm.running_mean), momentum)
-    norm.running_var.lerp_(unbiased.to(norm.running_var), momentum)
+    norm.running_var.lerp_((variance * count / (count - 1)).to(norm.running_var), momentum)
 
 
-class _AllReduce(torch.autograd.Function):
-    """Sum over the ranks. Each rank's loss depends on every addend, so the gradients are summed alike."""
+class _GlobalNorm(torch.autograd.Function):
+    """Batch norm in the kernels of a norm with known statistics, which is what they are once they are summed.
 
-    @staticmethod
-    def forward(context: Any, tensor: Tensor) -> Tensor:
-        result = tensor.clone()
-        dist.all_reduce(result)
-        return result
+    The gradient through the statistics (Ioffe and Szegedy 2015, section 3) needs two sums over the batch, those that
+    the gradients of weight and bias are; every rank's loss depends on all images, so they too are summed over ranks.
+    """
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = (one.double() for one in torch.var_mean(exact, [0, *range(2, x.ndim)], correction=0))
+        images = torch.full_like(mean[:1], x.numel() / x.shape[1])
+        # In float64 E[x^2] - E[x]^2 loses nothing that float32 could show: one exchange instead of two.
+        sums = torch.cat([images, images * mean, images * (variance + mean.square())])
+        dist.all_reduce(sums)
+        count, first, second = sums[:1], *(sums[1:] / sums[:1]).chunk(2)
+        mean, variance = first.to(weight.dtype), (second - first.square()).clamp(min=0).to(weight.dtype)
+        context.save_for_backward(x, weight, count, mean, variance)
+        context.eps = eps
+        context.mark_non_differentiable(count, mean, variance)
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps), count, mean, variance
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, count, mean, variance = context.saved_tensors
+        through, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None, False, context.eps, [True, True, True]
+        )
+        sums = torch.stack([to_weight, to_bias])
+        dist.all_reduce(sums)
+        inverse = (variance + context.eps).rsqrt()
+        slope, shift = -sums / count.to(sums) * weight * inverse
+        slope = slope * inverse
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        shift = (shift - slope * mean).to(x.dtype).view(shape)
+        through = torch.addcmul(through.add_(shift), x, slope.to(x.dtype).view(shape))
+        return through, to_weight, to_bias, None
 
 
 # --- are they still one network? ---------------------------------------------------
@@ -559,3 +578,60 @@ def launch(
         if not isinstance(error, subprocess.TimeoutExpired):
             raise
     return Launch(child.returncode, time.perf_counter() - started, output)
+
+
+class LaunchFailed(ScaletutError):
+    """A start of several processes did not end well; the text holds what they said last."""
+
+
+def on_ranks(
+    function: Callable[..., T], processes: int = 2, *, timeout_seconds: float = 600.0, **given: Any
+) -> list[T]:
+    """Run `function(ranks, **given)` in several processes started by torchrun, as DDP ranks; what each returned.
+
+    The function may be one of a notebook: its source is what the processes get, so it imports what it needs inside.
+    What is given and returned passes as JSON. `restarts` and `timeout_seconds` are those of `launch`.
+
+    Raises:
+        LaunchFailed: a process ended with an error.
+        ParameterError: less than one process, or a function without source.
+    """
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError) as error:
+        raise ParameterError("the processes get the function's source, and it has none: define it with def") from error
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "worker.py")
+        script.write_text(_WORKER.format(source=source, name=function.__name__), encoding="utf-8")
+        ended = launch(
+            [script, folder, canonical_json(given)], processes, restarts=restarts, timeout_seconds=timeout_seconds
+        )
+        if ended.code:
+            raise LaunchFailed(f"{function.__name__} failed in {processes} processes: {_reason(ended.output)}")
+        return [json.loads(Path(folder, f"{rank}.json").read_text("utf-8")) for rank in range(processes)]
+
+
+_WORKER = """\
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from scaletut.train.distributed import join
+
+{source}
+
+if __name__ == "__main__":
+    with join() as ranks:
+        told = {name}(ranks, **json.loads(sys.argv[2]))
+        Path(sys.argv[1], f"{{ranks.rank}}.json").write_text(json.dumps(told), encoding="utf-8")
+"""
+
+
+def _reason(output: str) -> str:
+    """The last line of the first error among what several processes and torchrun printed."""
+    lines = [line.partition("]: ")[2] if line.startswith("[rank") else line for line in output.splitlines()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed)\b", line)]
+    signals = [line.strip() for line in lines if "Signal" in line]
+    return (errors or signals or lines or ["nothing was printed"])[0]

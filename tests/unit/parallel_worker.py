@@ -196,7 +196,7 @@ def _distances(ranks: Ranks, exchange: Callable[[nn.Module], None]) -> list[floa
 
 
 def traffic(data: ImageSet, ranks: Ranks, sharded: Ranks) -> dict[str, Any]:
-    """Bytes of three steps: counted, and seen by the kernel on the loopback device."""
+    """Bytes of two steps: counted, and seen by the kernel on the loopback device."""
     found = {}
     for name, group in {"ddp": ranks, "fsdp": sharded}.items():
         group = replace(group, sync_norms=False)
@@ -206,7 +206,7 @@ def traffic(data: ImageSet, ranks: Ranks, sharded: Ranks) -> dict[str, Any]:
         dist.barrier()
         before = loopback_bytes()
         with CountTraffic() as count:
-            for _ in range(3):
+            for _ in range(2):
                 run.train_step(*next(steps))
         dist.barrier()
         found[name] = {
@@ -254,7 +254,7 @@ def refusals(data: ImageSet, ranks: Ranks, sharded: Ranks) -> dict[str, str]:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    data = load("zipf10", n_train=256, n_test=100).train.shrink(16)
+    data = load("zipf10", n_train=192, n_test=100).train.shrink(16)
     with join("ddp") as ranks:
         sharded = replace(ranks, mode="fsdp")
         steps = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from functools import cache
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from scaletut.train.pipeline import Chunk, Pipeline, PipelineStep, balanced, cut
 CASES = ["gpipe-1", "gpipe-8", "1f1b-8"]
 
 
-@cache
+@pytest.fixture(scope="module")
 def findings() -> list[dict[str, Any]]:
     """What each of two stages found: one start for all tests."""
     with tempfile.TemporaryDirectory() as folder:
@@ -30,24 +29,24 @@ def findings() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_loss_and_gradients_are_those_of_the_uncut_network(case: str) -> None:
-    here = [one[case] for one in findings()]
+def test_loss_and_gradients_are_those_of_the_uncut_network(findings: list[dict[str, Any]], case: str) -> None:
+    here = [one[case] for one in findings]
     assert sum(one["parameters"] for one in here) == 18  # each of nine matrices and biases on one stage
     for one in here:
         assert one["loss"][0] == pytest.approx(one["loss"][1], rel=1e-12)
         assert one["apart"] < 1e-12
 
 
-def test_gpipe_keeps_all_micro_batches_and_1f1b_as_many_as_there_are_stages() -> None:
-    here = findings()[0]
+def test_gpipe_keeps_all_micro_batches_and_1f1b_as_many_as_there_are_stages(findings: list[dict[str, Any]]) -> None:
+    here = findings[0]
     assert here["gpipe-8"]["in_flight"] == [8, 8]
     assert here["1f1b-8"]["in_flight"] == [2, 1]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_order_of_work_has_the_bubble_of_theory(case: str) -> None:
+def test_the_order_of_work_has_the_bubble_of_theory(findings: list[dict[str, Any]], case: str) -> None:
     """With equal stages, and no time spent on passing tensors on; measured, these add to it."""
-    here = findings()[0][case]
+    here = findings[0][case]
     ideal = PipelineStep(0.0, timed(here["chunks"]))
     expected = expected_bubble(2, int(case.split("-")[1]))
     assert ideal.bubble == pytest.approx(expected)
@@ -76,8 +75,8 @@ def timed(orders: list[list[list[Any]]]) -> tuple[tuple[Chunk, ...], ...]:
 @pytest.mark.parametrize(
     ("case", "says"), [("few", "2 micro-batches or more"), ("name", "gpipe or 1f1b"), ("uneven", "4 equal")]
 )
-def test_what_cannot_be_pipelined_is_refused(case: str, says: str) -> None:
-    assert says in findings()[0]["refused"][case]
+def test_what_cannot_be_pipelined_is_refused(findings: list[dict[str, Any]], case: str, says: str) -> None:
+    assert says in findings[0]["refused"][case]
 
 
 # --- in this process ---------------------------------------------------------------
