@@ -585,7 +585,7 @@ class LaunchFailed(ScaletutError):
 
 
 def on_ranks(
-    function: Callable[..., T], processes: int = 2, *, timeout_seconds: float = 600.0, **given: Any
+    function: Callable[..., T], processes: int = 2, *, restarts: int = 0, timeout_seconds: float = 600.0, **given: Any
 ) -> list[T]:
     """Run `function(ranks, **given)` in several processes started by torchrun, as DDP ranks; what each returned.
 
