@@ -463,6 +463,26 @@ class Tuning(Chapter):
         return memory
 
 
+class Parallel(Chapter):
+    """Parameters of the chapter on more than one process."""
+
+    title = "More than one process"
+    by_profile = types.MappingProxyType(
+        {
+            "quick": {"network": "resnet8", "batch_size": 32, "steps": 4, "rounds": 3, "processes": 2},
+            "laptop": {"network": "resnet20", "batch_size": 128, "steps": 8, "rounds": 9, "processes": 2},
+            "gpu": {"network": "resnet18", "batch_size": 1024, "steps": 8, "rounds": 15, "processes": 2},
+        }
+    )
+
+    network: str = parameter("", "what is timed", values="a name of scaletut.models")
+    batch_size: int = parameter(0, "of all processes together", unit="images", low=0, high=65536)
+    steps: int = parameter(0, "of the runs that are compared", unit="steps", low=0, high=10_000)
+    rounds: int = parameter(0, "readings of each time", unit="readings", low=0, high=1000)
+    processes: int = parameter(0, "that train together", unit="processes", low=0, high=64)
+    seed: int = parameter(0, "of weights and batches", low=0, high=2**31 - 1)
+
+
 CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
     {
         "finetune": Finetune,
@@ -472,5 +492,6 @@ CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
         "spending": Spending,
         "predict": Predict,
         "tuning": Tuning,
+        "parallel": Parallel,
     }
 )

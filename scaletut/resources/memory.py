@@ -142,7 +142,7 @@ def measure_memory(
 
     devices = [how.device] if how.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        return _cuda_peak(run, how.device) if devices else _cpu_peak(run)
+        return peak_bytes(run, how.device)
 
 
 def rule_of_thumb(model: nn.Module, recipe: Recipe) -> int:
@@ -318,7 +318,12 @@ def _columns(images: Tensor, weight: Tensor, output: Tensor) -> int:
 # --- measuring
 
 
-def _cpu_peak(run: Callable[[], None]) -> int:
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Peak bytes that torch's allocator gave out on `device`, a CPU or CUDA, while `run` ran, beyond what was there."""
+    return _cuda_peak(run, device) if device.type == "cuda" else _cpu_peak(run)
+
+
+def _cpu_peak(run: Callable[[], object]) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it reports each start and stop on the error stream
     with profile(profile_memory=True, use_kineto=False) as profiler:
         run()
@@ -330,7 +335,7 @@ def _cpu_peak(run: Callable[[], None]) -> int:
     return peak
 
 
-def _cuda_peak(run: Callable[[], None], device: torch.device) -> int:
+def _cuda_peak(run: Callable[[], object], device: torch.device) -> int:
     synchronise(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)

@@ -590,7 +590,8 @@ def on_ranks(
     """Run `function(ranks, **given)` in several processes started by torchrun, as DDP ranks; what each returned.
 
     The function may be one of a notebook: its source is what the processes get, so it imports what it needs inside.
-    What is given and returned passes as JSON. `restarts` and `timeout_seconds` are those of `launch`.
+    What is given and returned passes as JSON. GPUs are used where each process has one, else CPUs; `restarts` and
+    `timeout_seconds` are those of `launch`.
 
     Raises:
         LaunchFailed: a process ended with an error.
@@ -602,7 +603,9 @@ def on_ranks(
         raise ParameterError("the processes get the function's source, and it has none: define it with def") from error
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "worker.py")
-        script.write_text(_WORKER.format(source=source, name=function.__name__), encoding="utf-8")
+        device = "cuda" if torch.cuda.device_count() >= processes else "cpu"
+        filled = _WORKER.format(source=source, name=function.__name__, device=device)
+        script.write_text(filled, encoding="utf-8")
         ended = launch(
             [script, folder, canonical_json(given)], processes, restarts=restarts, timeout_seconds=timeout_seconds
         )
@@ -623,15 +626,15 @@ from scaletut.train.distributed import join
 {source}
 
 if __name__ == "__main__":
-    with join() as ranks:
+    with join(device="{device}") as ranks:
         told = {name}(ranks, **json.loads(sys.argv[2]))
         Path(sys.argv[1], f"{{ranks.rank}}.json").write_text(json.dumps(told), encoding="utf-8")
 """
 
 
 def _reason(output: str) -> str:
-    """The last line of the first error among what several processes and torchrun printed."""
+    """What went wrong first, in a line, of all that several processes and torchrun printed."""
     lines = [line.partition("]: ")[2] if line.startswith("[rank") else line for line in output.splitlines()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed)\b", line)]
-    signals = [line.strip() for line in lines if "Signal" in line]
-    return (errors or signals or lines or ["nothing was printed"])[0]
+    killed = [line.partition(":")[2].strip() for line in lines if "Signal 9 (SIGKILL)" in line]  # else peers complain
+    return (killed or errors or lines[-1:] or ["nothing was printed"])[0]

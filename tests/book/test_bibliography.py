@@ -15,6 +15,26 @@ BIB = ROOT / "book" / "references.bib"
 
 # key: (first author's family name, year, title)
 WORKS = {
+    "patarasuk2009": ("Patarasuk", 2009, "Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations"),
+    "sanders2009": ("Sanders", 2009, "Two-tree algorithms for full bandwidth broadcast, reduction and scan"),
+    "li2020": ("Li", 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training"),
+    "rajbhandari2020": (
+        "Rajbhandari",
+        2020,
+        "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models",
+    ),
+    "zhao2023": ("Zhao", 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel"),
+    "huang2019": (
+        "Huang",
+        2019,
+        "GPipe: Efficient Training of Giant Neural Networks using Pipeline Parallelism",
+    ),
+    "narayanan2021": (
+        "Narayanan",
+        2021,
+        "Efficient Large-Scale Language Model Training on GPU Clusters Using Megatron-LM",
+    ),
+    "nvidia2020dgx": ("NVIDIA", 2020, "NVIDIA DGX A100 System Architecture"),
     "williams2009": (
         "Williams",
         2009,
