@@ -216,7 +216,9 @@ def join(mode: Mode = "ddp", *, device: str = "", sync_norms: bool = True, timeo
     # CPU tensors, such as a decision to be shared, go through gloo on GPUs too: no GPU has to be waited for.
     backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
     if size > 1:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+        store = _store(alone_here=here == size)
+        wait = timedelta(seconds=timeout_seconds)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
     return Ranks(rank, size, mode, place, sync_norms)
 
 
@@ -232,6 +234,17 @@ def _told(name: str) -> int:
             "`torchrun --nproc-per-node 2 SCRIPT`, which sets ranks and addresses"
         )
     return int(os.environ[name])
+
+
+def _store(alone_here: bool) -> dist.Store:
+    """Where the ranks leave their addresses for each other.
+
+    On one machine torchrun keeps one store over all restarts, in which a rank can find the address of a dead one
+    (torch 2.14: every other restart failed with "connection refused"), so each start gets names of its own.
+    """
+    store, _, _ = next(dist.rendezvous("env://"))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"start {start}", store) if alone_here else store
 
 
 def _rank_device(name: str, local: int, here: int) -> torch.device:
@@ -610,7 +623,7 @@ def on_ranks(
             [script, folder, canonical_json(given)], processes, restarts=restarts, timeout_seconds=timeout_seconds
         )
         if ended.code:
-            raise LaunchFailed(f"{function.__name__} failed in {processes} processes: {_reason(ended.output)}")
+            raise LaunchFailed(f"{function.__name__} failed in {processes} processes: {reason(ended.output)}")
         return [json.loads(Path(folder, f"{rank}.json").read_text("utf-8")) for rank in range(processes)]
 
 
@@ -632,9 +645,10 @@ if __name__ == "__main__":
 """
 
 
-def _reason(output: str) -> str:
+def reason(output: str) -> str:
     """What went wrong first, in a line, of all that several processes and torchrun printed."""
+    if killed := re.search(r"\brank +: (\d+) .*\n +exitcode +: -9 ", output):  # its peers only complain that it left
+        return f"rank {killed[1]} was killed (SIGKILL; by the system usually for want of memory)"
     lines = [line.partition("]: ")[2] if line.startswith("[rank") else line for line in output.splitlines()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed)\b", line)]
-    killed = [line.partition(":")[2].strip() for line in lines if "Signal 9 (SIGKILL)" in line]  # else peers complain
-    return (killed or errors or lines[-1:] or ["nothing was printed"])[0]
+    return (errors or lines[-1:] or ["nothing was printed"])[0]
