@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from urllib.error import URLError
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 from scaletut.errors import DataError, ParameterError
 from scaletut.models import BasicBlock, CifarResNet, TutorialNet, build, count_parameters, names
 from scaletut.models import resnet as resnet_room
+from scaletut.models.resnet import Projection
 
 SMALL = {"resnet8": 0.5, "plain8": 0.5, "speednet-s": 0.25, "tutorial": 0.5}  # name -> width: quick to run
 
@@ -299,3 +302,29 @@ def test_a_torchvision_that_does_not_fit_is_explained(monkeypatch: pytest.Monkey
     with pytest.raises(DataError, match="torchvision cannot be imported"):
         build("resnet18")
     build("resnet8")  # the rest does without
+
+
+NARROW = """
+import torch
+from scaletut.models import build
+torch.set_num_threads(1)
+net = build("resnet8", width=0.25, seed=0).to(memory_format=torch.channels_last).train()
+for _ in range(20):
+    images = torch.rand(16, 3, 32, 32).to(memory_format=torch.channels_last)
+    net(images).sum().backward()
+print("alive")
+"""
+
+
+def test_a_narrow_residual_net_trains_in_channels_last() -> None:
+    """In a process of its own: the strided 1x1 convolution that it must not use kills the process."""
+    run = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "alive", run.stderr[-500:]
+
+
+def test_a_projection_is_the_strided_convolution() -> None:
+    ours = Projection(4, 8, 2)
+    torchs = torch.nn.Conv2d(4, 8, 1, stride=2, bias=False)
+    torchs.load_state_dict(ours.state_dict())
+    images = torch.rand(2, 4, 9, 9)
+    assert torch.allclose(ours(images), torchs(images), atol=1e-6)
