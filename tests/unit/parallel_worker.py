@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from scaletut.data import Batches, ImageSet, load
 from scaletut.errors import ParameterError
 from scaletut.models import build
-from scaletut.train import Execution, Progress, Recipe, execution, fit
+from scaletut.train import Execution, Progress, Recipe, TrainingResult, execution, fit
 from scaletut.train.distributed import (
     ALONE,
     CountTraffic,
@@ -36,7 +36,7 @@ from scaletut.train.distributed import (
 from scaletut.train.loop import Run, backward
 
 SGD = Recipe(epochs=2, batch_size=64, lr=0.05, crop=2, flip="random", label_smoothing=0.1, precision="fp32")
-ADAM = replace(SGD, optimizer="adamw", lr=2e-3, averaging=0.2)
+ADAM = replace(SGD, optimizer="adamw", lr=2e-3, averaging=0.2, patience=9)
 MUON = replace(SGD, optimizer="muon", lr=0.1, normalise_filters=True)
 MIXED = replace(SGD, batch_size=63, mixup=0.2)  # 31 images on one rank, 32 on the other
 CPU = execution("cpu", "fp32")
@@ -89,13 +89,15 @@ def equality(data: ImageSet, ranks: Ranks, sharded: Ranks) -> dict[str, float]:
         "fsdp": (SGD, sharded, CPU),
         "fsdp_adam_averaged": (ADAM, sharded, CPU),
     }
-    plain: dict[Recipe, nn.Module] = {}
-    found = {}
+    plain: dict[Recipe, TrainingResult] = {}
+    found, held = {}, data.take(range(51))
     for name, (recipe, group, how) in cases.items():
         if recipe not in plain:
-            plain[recipe] = fit(net(), data, recipe, 0).model
-        result = fit(net(), data, recipe, 0, ranks=group, how=how)
-        found[name] = apart(result.model, plain[recipe])
+            plain[recipe] = fit(net(), data, recipe, 0, validation=held)
+        result = fit(net(), data, recipe, 0, validation=held, ranks=group, how=how)
+        found[name] = apart(result.model, plain[recipe].model)
+        scores = zip(result.history, plain[recipe].history, strict=True)
+        assert group is apart_ranks or all(abs(a.validation_loss - b.validation_loss) < 1e-5 for a, b in scores)
         assert replica_distance(ranks, result.model).largest == 0
         assert not any("Synchronised" in type(one).__name__ for one in result.model.modules())
     return found
