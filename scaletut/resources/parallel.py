@@ -210,8 +210,8 @@ def rank_memory(forecast: MemoryForecast, workers: int, mode: Mode = "ddp", larg
 
     Replicas hold all of it, and all gradients at a time, since these live in the buffers that are exchanged. Shards
     hold their part of parameters, gradients and optimiser state (Rajbhandari et al. 2020, stage 3). What FSDP2 gathers
-    comes on top, `COPIES` times the bytes of `largest_block`'s parameters: an estimate of the worst moment, when the
-    peak falls into the backward pass of that block; a network of few blocks stays below.
+    comes on top, at most `COPIES` times the bytes of `largest_block`'s parameters: an upper bound, since it depends on
+    the link's timing which copies live together.
     """
     state = forecast.parameters + forecast.gradients + forecast.optimizer
     if mode == "ddp":
