@@ -35,7 +35,7 @@
 # | profile | network | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | a small residual net | two processor cores | about a minute | see the receipt | none |
-# | `laptop` | a residual net of 20 layers | two processor cores | [? min](#parallel.run_minutes) | [? GB](#parallel.run_peak_memory) | none |
+# | `laptop` | a residual net of 20 layers | two processor cores | [2.03 min](#parallel.run_minutes) | [0.974 GB](#parallel.run_peak_memory) | none |
 # | `gpu` | ResNet-18 | two GPUs, **not yet run on any** | see [the end](#on-gpus) | | none |
 #
 # A number with a dotted line under it leads to the run that produced it.
@@ -187,7 +187,9 @@ pd.DataFrame(far).tail(1).T.set_axis(["distance"], axis=1)
 claims.check(
     "An all-reduced zero merges nothing: the replicas drift apart.",
     far["zero"][-1] > 1e-4 and far["zero"] == far["nothing"],
-)
+);
+
+# %%
 claims.check(
     "Averaged gradients keep the replicas equal, bit for bit.",
     max(far["mean"]) == 0,
@@ -214,7 +216,7 @@ plt.show()
 # The loss falls all the same, on each rank by itself, so no curve shows the fault: **measure the distance between the ranks**.
 #
 # > **Takeaway.**
-# > With an all-reduced zero the replicas were [? %](#parallel.drift_zero) of their weights apart after eight steps, exactly as without any exchange; with averaged gradients the distance was 0.
+# > With an all-reduced zero the replicas were [1.14 %](#parallel.drift_zero) of their weights apart after eight steps, exactly as without any exchange; with averaged gradients the distance was 0.
 
 # %% [markdown]
 # ### Two ways not to start
@@ -238,6 +240,8 @@ alone = lambda: dist.init_process_group("nccl")
 lost = lambda: dist.init_process_group(
     "nccl", rank=0, world_size=1, store=store
 )
+
+# %%
 for call in (alone, lost, join):
     print(refusal(call), "\n")
 
@@ -316,11 +320,13 @@ rounding = 1e-10
 claims.check(
     "Replicas end with the weights of one process, up to rounding.",
     apart["replicas"] < rounding,
-)
+);
+
+# %%
 claims.check(
     "Shards end with the weights of one process, up to rounding.",
     apart["shards"] < rounding,
-)
+);
 
 # %%
 claims.check(
@@ -335,7 +341,7 @@ keep("apart_own_norms", 100 * apart["replicas, own norms"], "%");
 # It is a choice, not a duty: norms over a rank's own share are faster, and with large shares hardly differ.
 #
 # > **Takeaway.**
-# > Replicas and shards ended with the weights of one process to the last digits of float64; without synchronised norms they were [? %](#parallel.apart_own_norms) away.
+# > Replicas and shards ended with the weights of one process to the last digits of float64; without synchronised norms they were [0.486 %](#parallel.apart_own_norms) away.
 
 # %% [markdown]
 # ## What passes, and what each rank holds
@@ -387,7 +393,7 @@ for name, value in peaks.items():
 # How long a rank computes on its share, and how fast the link is, must be measured.
 # That is done in the same processes, in turns with what is predicted from it.
 
-# %%
+# %% tags=["hide-input"]
 def costs(ranks, network, batch, deep, images, rounds, seed):
     """Bytes, memory and seconds of a step, by what is exchanged."""
     from dataclasses import replace
@@ -503,7 +509,7 @@ if found.seen.notna().all():
 
 # %% [markdown]
 # > **Takeaway.**
-# > A step of replicas sent [? MB](#parallel.sent_replicas) from each rank by count and [? MB](#parallel.kernel_replicas) by the kernel's; of shards [? MB](#parallel.sent_shards) by count, and by gloo [? MB](#parallel.kernel_shards).
+# > A step of replicas sent [1.09 MB](#parallel.sent_replicas) from each rank by count and [1.10 MB](#parallel.kernel_replicas) by the kernel's; of shards [1.63 MB](#parallel.sent_shards) by count, and by gloo [2.21 MB](#parallel.kernel_shards).
 
 # %% [markdown]
 # ### Memory
@@ -521,15 +527,17 @@ held = found.held / expected.held
 claims.check(
     "A shard holds its share of parameters and optimiser state.",
     abs(held["shards"] - 1) < 0.03,
-)
+);
+
+# %%
 off = 100 * (pd.Series(peaks) / found.peak.astype(float) - 1)
 keep("peak_off_replicas", off["replicas"], "%")
 keep("peak_off_shards", off["shards"], "%");
 
 # %% [markdown]
 # What is held between steps is known to the byte, up to the padding of the last share.
-# The peak of replicas is the forecast of one process, but all gradients live at once, since they lie in the buckets that are sent: predicted and measured differ by [? %](#parallel.peak_off_replicas).
-# For shards it is an upper bound, [? %](#parallel.peak_off_shards) above what was measured here: when the copies of gathered blocks come and go depends on the link, and so does the peak, from run to run.
+# The peak of replicas is the forecast of one process, but all gradients live at once, since they lie in the buckets that are sent: predicted and measured differ by [−2.53 %](#parallel.peak_off_replicas).
+# For shards it is an upper bound, [13.4 %](#parallel.peak_off_shards) above what was measured here: when the copies of gathered blocks come and go depends on the link, and so does the peak, from run to run.
 
 # %% [markdown]
 # ### Time
@@ -540,6 +548,8 @@ seconds = {
     for name, values in told["seconds"].items()
 }
 link = Link(*told["link"])
+
+# %%
 pd.Series(
     {name: format_value(one, "interval") for name, one in seconds.items()},
     name=f"a step, n = {p.rounds}",
@@ -576,11 +586,11 @@ keep("gain", gain, "times");
 
 # %% [markdown]
 # > **Takeaway.**
-# > A step of replicas was predicted with an error of [? %](#parallel.step_off) from a rank's compute and the link's [? GB/s](#parallel.link); two processes were [? times](#parallel.gain) as fast as one.
+# > A step of replicas was predicted with an error of [−2.03 %](#parallel.step_off) from a rank's compute and the link's [1.48 GB/s](#parallel.link); two processes were [1.89 times](#parallel.gain) as fast as one.
 
 # %% [markdown]
 # What is left to two is lost to the memory that both share, and to everything else that the machine was doing.
-# Norms that share their statistics wait for each other in every layer, twice: the step took [? ms](#parallel.shared_norms), not [? ms](#parallel.replicas).
+# Norms that share their statistics wait for each other in every layer, twice: the step took [495 ms](#parallel.shared_norms), not [275 ms](#parallel.replicas).
 
 # %% [markdown]
 # ## Losing a process
@@ -589,7 +599,7 @@ keep("gain", gain, "times");
 # Its peers wait for it in the next exchange; `torchrun` notices the death, ends the others, and starts all of them again, if it may.
 # They go on from the last checkpoint, which the first rank writes and every rank resumes, whatever their number: a checkpoint of two processes can be finished by one.
 
-# %%
+# %% tags=["hide-input"]
 def mortal(ranks, folder, seed):
     """A run whose last rank kills itself at the fourth step, once."""
     import os
@@ -659,7 +669,7 @@ keep("again", saved["again after"], "s");
 
 # %% [markdown]
 # > **Takeaway.**
-# > [? s](#parallel.until_end) after the kill the run had ended with one line that names the rank and the signal; with `--max-restarts 1` all ranks were back after [? s](#parallel.again), most of it the import of torch, and the weights are those of a run that nobody disturbed.
+# > [0.726 s](#parallel.until_end) after the kill the run had ended with one line that names the rank and the signal; with `--max-restarts 1` all ranks were back after [2.39 s](#parallel.again), most of it the import of torch, and the weights are those of a run that nobody disturbed.
 
 # %% [markdown]
 # ## A network cut in two
@@ -673,7 +683,7 @@ keep("again", saved["again after"], "s");
 # > Two stages, <span class="given">four</span> micro-batches: which share of the time does each stage wait?
 # > And with sixteen, on real cores?
 
-# %%
+# %% tags=["hide-input"]
 def pipelines(ranks, counts, rounds, seed):
     """Steps of both schedules by the number of micro-batches."""
     import torch
@@ -744,11 +754,13 @@ worst = max(one["apart"] for rank in both for one in rank)
 claims.check(
     "The stages' gradients are those of the whole network.",
     worst < rounding,
-)
+);
+
+# %%
 claims.check(
     "With four micro-batches the stages wait less than with one.",
     gpipe.bubble < lines.bubble[0],
-)
+);
 
 # %%
 claims.check(
@@ -800,7 +812,7 @@ plt.show()
 # The lines through the dots span all readings.
 #
 # > **Takeaway.**
-# > Cut in two with the batch in one piece, the stages waited [? %](#parallel.bubble_whole) of the time, where theory says <span class="given">50 %</span>; with four micro-batches and 1F1B [? %](#parallel.bubble_four), where it says <span class="given">20 %</span>.
+# > Cut in two with the batch in one piece, the stages waited [50.6 %](#parallel.bubble_whole) of the time, where theory says <span class="given">50 %</span>; with four micro-batches and 1F1B [24.5 %](#parallel.bubble_four), where it says <span class="given">20 %</span>.
 
 # %% [markdown]
 # ## On paper: 8, 64, 1,024 workers
@@ -852,8 +864,8 @@ keep("tokens_tree", tree, "tokens")
 print(f"100 M parameters: ring {small:,.0f}, tree {tree:,.0f} tokens")
 
 # %% [markdown]
-# For a small model the ring's 1,023 messages in a row outweigh its bytes: a model of 100 million parameters needs [? tokens](#parallel.tokens_small) a GPU, not [? tokens](#parallel.tokens_cards).
-# Two binary trees need ten messages in a row {cite:p}`sanders2009`, and [? tokens](#parallel.tokens_tree).
+# For a small model the ring's 1,023 messages in a row outweigh its bytes: a model of 100 million parameters needs [4,790 tokens](#parallel.tokens_small) a GPU, not [1,180 tokens](#parallel.tokens_cards).
+# Two binary trees need ten messages in a row {cite:p}`sanders2009`, and [821 tokens](#parallel.tokens_tree).
 
 # %%
 def efficiencies(name, workers, tokens, n=1e9):
@@ -915,7 +927,7 @@ keep("equal_card", equal("one 100 Gb/s card", 64), "tokens");
 
 # %% [markdown]
 # > **Takeaway.**
-# > By these assumptions 1,024 GPUs keep 90 % with [? tokens](#parallel.tokens_cards) each on eight fast cards a machine, and need [? tokens](#parallel.tokens_card) on one shared card; there, below [? tokens](#parallel.equal_card) among 64 GPUs, the exchange takes longer than the compute.
+# > By these assumptions 1,024 GPUs keep <span class="given">90 %</span> with [1,180 tokens](#parallel.tokens_cards) each on eight fast cards a machine, and need [12,900 tokens](#parallel.tokens_card) on one shared card; there, below [7,550 tokens](#parallel.equal_card) among 64 GPUs, the exchange takes longer than the compute.
 # > **No GPU has confirmed these numbers.**
 
 # %% [markdown]
@@ -965,7 +977,7 @@ assert torch.equal(torch.cat([one for one, _ in parts]), whole)
 # %% [markdown]
 # ### Exercise 2: how many micro-batches?
 #
-# A pipeline of eight stages shall wait at most 10 % of the time.
+# A pipeline of eight stages shall wait at most <span class="given">10 %</span> of the time.
 # How many micro-batches does it need, by theory?
 
 # %% tags=["hide-cell"]
@@ -977,7 +989,7 @@ assert enough == 63  # 9 (p - 1)
 # ### Exercise 3: the same batch for all
 #
 # The batch of all GPUs together is fixed at four million tokens, because a larger one would not train better.
-# With eight cards a machine, how many GPUs can share it at 90 %?
+# With eight cards a machine, how many GPUs can share it at <span class="given">90 %</span>?
 
 # %% tags=["hide-cell"]
 cluster, n = clusters["eight 200 Gb/s cards"], 1e9
@@ -1002,8 +1014,8 @@ claims.table()
 # ## What we saw, and where next
 #
 # * Processes that exchange nothing, or a zero, train networks of their own, and no loss curve shows it; the distance between ranks does.
-# * Replicas and shards end where one process does, if the norms see the whole batch; without, [? %](#parallel.apart_own_norms) away.
-# * Bytes and memory can be said beforehand; the step time too, from two measurements, here within [? %](#parallel.step_off).
+# * Replicas and shards end where one process does, if the norms see the whole batch; without, [0.486 %](#parallel.apart_own_norms) away.
+# * Bytes and memory can be said beforehand; the step time too, from two measurements, here within [−2.03 %](#parallel.step_off).
 # * A killed process costs the steps since the last checkpoint, and nothing else.
 # * A pipeline pays with idle time, and micro-batches buy it back up to a point.
 # * Next: the chapter on compression asks how much of the network is needed at all.

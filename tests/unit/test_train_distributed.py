@@ -68,8 +68,7 @@ def test_replicas_drift_apart_unless_they_average(found: dict[str, Any]) -> None
 def test_bytes_of_ddp_are_those_of_a_ring(found: dict[str, Any]) -> None:
     here = found["traffic"]["ddp"]
     assert here["seen"]["all_reduce"][1] == 2 * here["parameter_bytes"]
-    if here["loopback"] is not None:  # with headers, and whatever else the machine says to itself meanwhile
-        assert here["ring_bytes"] < here["loopback"] < 1.5 * here["ring_bytes"]
+    assert here["loopback"] is None or here["loopback"] > here["ring_bytes"]  # headers, and who else talks meanwhile
 
 
 def test_bytes_of_fsdp_are_two_gathers_and_a_reduction(found: dict[str, Any]) -> None:
@@ -180,3 +179,19 @@ def test_a_killed_rank_without_restarts_is_a_clear_end(tmp_path: Path) -> None:
     assert reason(ended.output).startswith("rank 1 was killed (SIGKILL")
     assert not (tmp_path / "ended.json").exists()
     assert (tmp_path / "run.pt").exists()  # what a later start resumes from
+
+
+# --- the command -------------------------------------------------------------------
+
+
+def test_the_command_trains_one_network_in_two_processes_and_writes_once(tmp_path: Path) -> None:
+    few = load("zipf10", n_train=128, n_test=100)
+    arrays = {"x_train": few.train.images, "y_train": few.train.labels, "x_test": few.test.images}
+    np.savez(tmp_path / "few.npz", **arrays, y_test=few.test.labels)
+    words = ["-m", "scaletut", "train", "scaling", "--data", "few.npz", "--epochs", "1", "--out", "out"]
+    ended = launch(words, 2, folder=tmp_path, timeout_seconds=120)
+    assert ended.code == 0, ended.output
+    assert ended.output.count("(finished)") == 1
+    (record,) = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*.json")]
+    assert record["parameters"]["ranks"] == 2
+    assert record["command"].startswith("torchrun --nproc-per-node 2 -m scaletut train scaling")
