@@ -35,7 +35,7 @@
 # | profile | network | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | a small residual net | two processor cores | about a minute | see the receipt | none |
-# | `laptop` | a residual net of 20 layers | two processor cores | [2.55 min](#parallel.run_minutes) | [0.977 GB](#parallel.run_peak_memory) | none |
+# | `laptop` | a residual net of 20 layers | two processor cores | [2.20 min](#parallel.run_minutes) | [0.974 GB](#parallel.run_peak_memory) | none |
 # | `gpu` | ResNet-18 | two GPUs, **not yet run on any** | see [the end](#on-gpus) | | none |
 #
 # A number with a dotted line under it leads to the run that produced it.
@@ -509,7 +509,7 @@ if found.seen.notna().all():
 
 # %% [markdown]
 # > **Takeaway.**
-# > A step of replicas sent [1.09 MB](#parallel.sent_replicas) from each rank by count and [1.10 MB](#parallel.kernel_replicas) by the kernel's; of shards [1.63 MB](#parallel.sent_shards) by count, and by gloo [2.21 MB](#parallel.kernel_shards).
+# > A step of replicas sent [1.09 MB](#parallel.sent_replicas) from each rank by count and [1.10 MB](#parallel.kernel_replicas) by the kernel's; of shards [1.63 MB](#parallel.sent_shards) by count, and by gloo [2.20 MB](#parallel.kernel_shards).
 
 # %% [markdown]
 # ### Memory
@@ -537,7 +537,7 @@ keep("peak_off_shards", off["shards"], "%");
 # %% [markdown]
 # What is held between steps is known to the byte, up to the padding of the last share.
 # The peak of replicas is the forecast of one process, but all gradients live at once, since they lie in the buckets that are sent: predicted and measured differ by [−2.51 %](#parallel.peak_off_replicas).
-# For shards it is an upper bound, [30.1 %](#parallel.peak_off_shards) above what was measured here: when the copies of gathered blocks come and go depends on the link, and so does the peak, from run to run.
+# For shards it is an upper bound, [18.8 %](#parallel.peak_off_shards) above what was measured here: when the copies of gathered blocks come and go depends on the link, and so does the peak, from run to run.
 
 # %% [markdown]
 # ### Time
@@ -597,11 +597,11 @@ keep("gain", ratio(taken["one process"], taken["replicas"]));
 
 # %% [markdown]
 # > **Takeaway.**
-# > From a rank's compute and the link's [? GB/s](#parallel.link), the step of replicas was predicted at [? times](#parallel.step_ratio) what it took; two processes were [? times](#parallel.gain) as fast as one.
+# > From a rank's compute and the link's [1.6 GB/s](#parallel.link), the step of replicas was predicted at [0.969 times](#parallel.step_ratio) what it took; two processes were [1.828 times](#parallel.gain) as fast as one.
 
 # %% [markdown]
 # What is left to two is lost to the memory that both share, and to everything else that the machine was doing.
-# Norms that share their statistics add two small exchanges a layer, each of which waits for the slowest rank, and do without the fused kernel: the step took [370 ms](#parallel.shared_norms), not [250 ms](#parallel.replicas).
+# Norms that share their statistics add two small exchanges a layer, each of which waits for the slowest rank, and do without the fused kernel: the step took [412 ms](#parallel.shared_norms), not [275 ms](#parallel.replicas).
 
 # %% [markdown]
 # ## Losing a process
@@ -680,7 +680,7 @@ keep("again", saved["again after"], "s");
 
 # %% [markdown]
 # > **Takeaway.**
-# > [0.588 s](#parallel.until_end) after the kill the run had ended with one line that names the rank and the signal; with `--max-restarts 1` all ranks were back after [3.17 s](#parallel.again), most of it the import of torch, and the weights are those of a run that nobody disturbed.
+# > [0.67 s](#parallel.until_end) after the kill the run had ended with one line that names the rank and the signal; with `--max-restarts 1` all ranks were back after [2.24 s](#parallel.again), most of it the import of torch, and the weights are those of a run that nobody disturbed.
 
 # %% [markdown]
 # ## A network cut in two
@@ -823,7 +823,7 @@ plt.show()
 # The lines through the dots span all readings.
 #
 # > **Takeaway.**
-# > Cut in two with the batch in one piece, the stages waited [50.9 %](#parallel.bubble_whole) of the time, where theory says <span class="given">50 %</span>; with four micro-batches and 1F1B [27.2 %](#parallel.bubble_four), where it says <span class="given">20 %</span>.
+# > Cut in two with the batch in one piece, the stages waited [50.62 %](#parallel.bubble_whole) of the time, where theory says <span class="given">50 %</span>; with four micro-batches and 1F1B [26.4 %](#parallel.bubble_four), where it says <span class="given">20 %</span>.
 
 # %% [markdown]
 # ## On paper: 8, 64, 1,024 workers
@@ -1026,7 +1026,7 @@ claims.table()
 #
 # * Processes that exchange nothing, or a zero, train networks of their own, and no loss curve shows it; the distance between ranks does.
 # * Replicas and shards end where one process does, if the norms see the whole batch; without, [0.486 %](#parallel.apart_own_norms) away.
-# * Bytes and memory can be said beforehand; the step time too, from two measurements, here at [? times](#parallel.step_ratio) what it took.
+# * Bytes and memory can be said beforehand; the step time too, from two measurements, here at [0.969 times](#parallel.step_ratio) what it took.
 # * A killed process costs the steps since the last checkpoint, and nothing else.
 # * A pipeline pays with idle time, and micro-batches buy it back up to a point.
 # * Next: the chapter on compression asks how much of the network is needed at all.
