@@ -289,8 +289,8 @@ parts.round(1).rename("MB").to_frame()
 # %% tags=["hide-input"]
 plain = execution("", "fp32")
 nets = ("resnet8", "tutorial") if quick else (
-    "resnet20", "speednet-s", "tutorial", "resnet56")
-batches = (16, 128) if quick else (32, 128, 256)
+    "resnet20", "speednet-s", "tutorial", "resnet14")
+batches = (16, 128) if quick else (32, 64, 128)
 rows = []
 cells = [(net, size, rule, again) for net in nets for size in batches
          for rule in ("sgd", "adamw") for again in (False, True)
@@ -578,7 +578,7 @@ why = {
     "images in memory": "images are cut out of memory, not made by PIL",
     "channels-last": "no copying into the layout of the kernels",
     "freed memory kept": "no new pages from the system in each step",
-    "fused optimiser": "one pass over the weights, not several",
+    "faster optimiser step": "one kernel, or float32 for emulated bf16",
     "bf16 autocast": "half the bytes, and faster matrix units",
     "fp16 autocast": "half the bytes, and faster matrix units",
     "twice the batch": "fewer calls, but fewer steps too",

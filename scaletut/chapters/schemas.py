@@ -418,10 +418,10 @@ class Tuning(Chapter):
             },
             "laptop": {
                 "data": "cifar10",
-                "networks": "fast,tutorial,resnet8",
-                "images": 5000,
+                "networks": "resnet8,fast,tutorial",
+                "images": 2000,
                 "epochs": 2.0,
-                "budget": 120,
+                "budget": 60,
                 "seeds": 3,
                 "memory": "1GB",
             },

@@ -28,7 +28,7 @@ class Setting:
         workers: processes of the loader; 0 loads in the training process.
         threads: of one operator; 0 is torch's choice.
         keep_memory: see `keep_freed_memory`.
-        fused: one kernel for an optimiser's step.
+        fused: the optimiser's faster step, see `Execution`.
         compiled: `torch.compile`.
         recompute: activation checkpointing.
         micro_batch: images at a time, 0 for the whole batch.
@@ -100,7 +100,7 @@ def knobs(base: Setting, device: torch.device) -> dict[str, Setting]:
         ("freed memory kept", cpu and can_keep(), {"keep_memory": True}),
         ("bf16 autocast", True, {"precision": "bf16"}),
         ("fp16 autocast", device.type == "cuda", {"precision": "fp16"}),
-        ("fused optimiser", True, {"fused": True}),
+        ("faster optimiser step", True, {"fused": True}),
         ("half the batch", True, {"batch_size": max(1, base.batch_size // 2)}),
         ("twice the batch", True, {"batch_size": 2 * base.batch_size}),
         ("1 loader worker", True, {"data": "loader", "workers": 1}),

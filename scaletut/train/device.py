@@ -25,7 +25,8 @@ class Execution:
         micro_batch: images at a time; their gradients add up to the batch's. 0 takes the batch whole.
         recompute: forget the activations inside blocks and compute them again (`scaletut.train.recompute`).
         compiled: `torch.compile` the network for training.
-        fused: one kernel for an optimiser's step, where torch has one.
+        fused: the optimiser's faster step: one kernel where torch has one, and Muon's products in float32 where the
+            device would emulate bf16.
     """
 
     device: torch.device

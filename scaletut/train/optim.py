@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scaletut.errors import ParameterError
+from scaletut.train.device import fast_bf16
 from scaletut.train.recipe import Recipe
 
 
@@ -36,19 +37,40 @@ def _as_matrix(tensor: Tensor) -> Tensor:
     return tensor.flatten(1)
 
 
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)  # coefficients and number of steps as torch.optim.Muon has them
+NEWTON_SCHULZ_STEPS, TINY = 5, 1e-7
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """U Vᵀ of `matrix` = U S Vᵀ, roughly, by Newton and Schulz's iteration in the matrix's own type.
+
+    torch's Muon does the same in bfloat16, which a processor without such instructions only emulates.
+    Source: Jordan et al. 2024, as for `FilterMuon`.
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = matrix.size(0) > matrix.size(1)
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=TINY)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
+
+
 class FilterMuon:
     """torch's Muon, which takes matrices only, on the filters of convolutions.
 
+    `full`: the products in the filters' own type (`orthogonalised`), not in bfloat16.
     Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
     """
 
-    def __init__(self, filters: Iterable[nn.Parameter], recipe: Recipe) -> None:
+    def __init__(self, filters: Iterable[nn.Parameter], recipe: Recipe, *, full: bool = False) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise ParameterError(
                 f"optimizer='muon' needs torch 2.9 or newer and this is {torch.__version__}; "
                 "upgrade torch or use optimizer='sgd'"
             )
-        self.filters = list(filters)
+        self.filters, self.full = list(filters), full
         self.matrices = [nn.Parameter(_as_matrix(f.data)) for f in self.filters]
         self.normalise = recipe.normalise_filters
         self.inner = torch.optim.Muon(
@@ -71,8 +93,22 @@ class FilterMuon:
             layout = torch.channels_last if bank.is_contiguous(memory_format=torch.channels_last) else None
             gradient = bank.grad.contiguous(memory_format=layout) if layout else bank.grad.contiguous()
             matrix.grad = _as_matrix(gradient)
-        self.inner.step()
+        if self.full:
+            self.step_in_full()
+        else:
+            self.inner.step()
         self.inner.zero_grad()  # these gradients would live on through the next step otherwise
+
+    def step_in_full(self) -> None:
+        """torch's rule, its state and its rates; only the orthogonalisation is done in full precision."""
+        for group in self.inner.param_groups:
+            for matrix in group["params"]:
+                state, gradient, momentum = self.inner.state[matrix], matrix.grad, group["momentum"]
+                moving = state.setdefault("momentum_buffer", torch.zeros_like(gradient))
+                moving.lerp_(gradient, 1 - momentum)
+                update = orthogonalised(gradient.lerp(moving, momentum))
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.sub_(update, alpha=group["lr"] * math.sqrt(max(1, matrix.size(0) / matrix.size(1))))
 
     def state_dict(self) -> dict:
         return self.inner.state_dict()
@@ -81,10 +117,14 @@ class FilterMuon:
         self.inner.load_state_dict(state)
 
 
+def _muon(filters: list[nn.Parameter], recipe: Recipe, fast: bool) -> FilterMuon:
+    return FilterMuon(filters, recipe, full=fast and not fast_bf16(filters[0].device))
+
+
 def make_optimizers(model: nn.Module, recipe: Recipe, *, fused: bool = False) -> list:
     """One optimiser a family of rules; each parameter group keeps its peak rate under `peak`.
 
-    `fused`: SGD and Adam in one kernel; Muon has none and stays as it is.
+    `fused`: SGD and Adam in one kernel; Muon has none, and does its products in float32 where bf16 is emulated.
     """
     kinds = parameter_kinds(model)
     rates = {"filter": recipe.lr, "head": recipe.head_lr or recipe.lr, "vector": recipe.vector_lr or recipe.lr}
@@ -94,7 +134,7 @@ def make_optimizers(model: nn.Module, recipe: Recipe, *, fused: bool = False) ->
         for kind, members in kinds.items()
         if members and not (use_muon and kind == "filter")
     ]
-    optimizers: list = [FilterMuon(kinds["filter"], recipe)] if use_muon else []
+    optimizers: list = [_muon(kinds["filter"], recipe, fused)] if use_muon else []
     if groups:
         if recipe.optimizer in ("sgd", "muon"):
             nesterov = recipe.momentum > 0

@@ -9,7 +9,8 @@ import torch
 from scaletut.data import load
 from scaletut.errors import ParameterError
 from scaletut.records import read_record, write_record
-from scaletut.train import fit
+from scaletut.train import Recipe, fit
+from scaletut.train.optim import FilterMuon
 from scaletut.train.presets import ABLATIONS, FAST, PRESETS, make_network, preset
 from scaletut.train.recorded import recorded_run
 
@@ -69,3 +70,24 @@ def test_a_recorded_run_can_be_read_back_and_repeated(tmp_path: Path) -> None:
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(ParameterError, match="did you mean 'strong'"):
         preset("srong")
+
+
+def test_muon_in_full_precision_is_torchs_but_for_its_rounding() -> None:
+    """torch computes the same update in bfloat16, which keeps eight bits."""
+    filters = [
+        torch.nn.Parameter(torch.randn(*shape, generator=torch.Generator().manual_seed(0)))
+        for shape in ((16, 8, 3, 3), (96, 4, 3, 3))
+    ]
+    twins = [torch.nn.Parameter(one.detach().clone()) for one in filters]
+    recipe = Recipe(optimizer="muon", lr=0.1, weight_decay=0.01)
+    torchs, ours = FilterMuon(filters, recipe), FilterMuon(twins, recipe, full=True)
+    for step in range(3):
+        for one, twin in zip(filters, twins, strict=True):
+            one.grad = torch.randn(one.shape, generator=torch.Generator().manual_seed(step))
+            twin.grad = one.grad.clone()
+        torchs.step()
+        ours.step()
+    for one, twin in zip(filters, twins, strict=True):
+        assert torch.allclose(one, twin, atol=0.01)
+        assert not torch.equal(one, twin)
+    assert ours.state_dict()["state"].keys() == torchs.state_dict()["state"].keys()
