@@ -33,7 +33,7 @@ class Row:
         setting: what was run.
         images_per_second: median over the rounds, with their 95 % interval (Student t on logarithms) and their number.
         ratio: to the reference's turn of the same round, in the same form.
-        peak_bytes: peak memory of the process beyond what it had before the run was made (of the allocator on CUDA).
+        peak_bytes: what the process grew by at most, images included (of the allocator on CUDA).
         setup_seconds: what the first step took beyond a later one: compilation, mostly.
         failure: why it could not be run; the figures are None then.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
+import logging
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -192,6 +193,7 @@ def _once(pipe: Connection, job: Callable[..., Any], arguments: tuple) -> None:
 
 def _serve(pipe: Connection, task: Task, setting: Setting, device: str) -> None:
     """The process of a trial: steps on demand, until the other side hangs up."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # a compiler without CUDA is no news
     try:
         session = _Session(task, setting, device)
         pipe.send(session.ready)
@@ -212,15 +214,16 @@ class _Session:
     """A run of `fit`, step by step, with the data path of the setting."""
 
     def __init__(self, task: Task, setting: Setting, device: str) -> None:
+        self.idle_bytes = resident_bytes()
         how = setting.apply(device)
         train = task.train_set()
         model = task.build(train)
         if how.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(how.device)
-        self.idle_bytes = resident_bytes()
         self.run = Run(model, train, setting.recipe(task.recipe), task.seed, None, None, how)
         self.run.model.train()
         self.batches = batches_of(self.run, train, setting)
+        forget_peak()  # of reading the data
         first = self.timed(1)
         self.timed(WARM_UP - 1)
         self.ready = Ready(first, self.timed(1), min(setting.batch_size, len(train)), self.run.flops_per_image)
@@ -234,7 +237,7 @@ class _Session:
         return time.perf_counter() - started
 
     def peak_bytes(self) -> int:
-        """Peak of the allocator on CUDA; elsewhere what the process grew by since before the run was made."""
+        """Peak of the allocator on CUDA; elsewhere what the process grew by, its images included."""
         if self.run.how.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.run.how.device)
         return max(0, peak_resident_bytes() - self.idle_bytes)
@@ -293,6 +296,12 @@ def _loader(run: Run, train: ImageSet, setting: Setting) -> DataLoader:
         # The platform's own way to start processes, which a plain script would have; this process has the server's.
         multiprocessing_context=multiprocessing.get_all_start_methods()[0] if setting.workers else None,
     )
+
+
+def forget_peak() -> None:
+    """Start anew with the peak of this process's memory, where the system can (Linux, proc(5))."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
 
 
 def resident_bytes() -> int:

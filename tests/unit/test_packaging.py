@@ -61,9 +61,7 @@ def test_an_install_beside_torch_and_numpy_moves_neither(tmp_path):
     shutil.copytree(ROOT / "scaletut", source / "scaletut", ignore=shutil.ignore_patterns("__pycache__"))
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-build-isolation"]
-    done = subprocess.run(
-        [*command, "--report", str(report), str(source)], capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([*command, "--report", str(report), str(source)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     names = [canonicalize_name(item["metadata"]["name"]) for item in json.loads(report.read_text())["install"]]
     assert names == ["scaletut"]
