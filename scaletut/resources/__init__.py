@@ -3,23 +3,30 @@
 from scaletut.resources.allocator import keep_freed_memory
 from scaletut.resources.batch import BatchChoice, largest_batch, memory_limit
 from scaletut.resources.memory import MemoryForecast, measure_memory, predict_memory, rule_of_thumb
-from scaletut.resources.peaks import mfu, published_peak, published_peaks
-from scaletut.resources.profiling import advise, profile_steps
+from scaletut.resources.peaks import Peak, mfu, published_peak, published_peaks
+from scaletut.resources.profiling import Advice, Operator, Profile, advise, profile_steps
 from scaletut.resources.quality import accuracies, difference
-from scaletut.resources.racing import Race, race
-from scaletut.resources.roofline import Roof, measure_roof, place_layers
+from scaletut.resources.racing import Curve, Race, race
+from scaletut.resources.roofline import PlacedLayer, Roof, measure_roof, place_layers
 from scaletut.resources.setting import Setting, knobs
 from scaletut.resources.sizes import size_in_bytes
-from scaletut.resources.throughput import Ledger, measure
+from scaletut.resources.throughput import Ledger, Row, measure
 from scaletut.resources.trial import Task, TrialFailed
 from scaletut.resources.tuner import Tuning, tune
 
 __all__ = [
+    "Advice",
     "BatchChoice",
+    "Curve",
     "Ledger",
     "MemoryForecast",
+    "Operator",
+    "Peak",
+    "PlacedLayer",
+    "Profile",
     "Race",
     "Roof",
+    "Row",
     "Setting",
     "Task",
     "TrialFailed",

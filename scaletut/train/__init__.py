@@ -1,6 +1,7 @@
 """Training: a recipe, one loop, metrics, the choice of device."""
 
 from scaletut.train.device import Execution, execution, pick_device
+from scaletut.train.distributed import Ranks, join, on_ranks
 from scaletut.train.loop import EpochStats, Progress, TrainingResult, fit, predict, training_flops
 from scaletut.train.metrics import ClassificationReport, calibration_bins, report
 from scaletut.train.recipe import Recipe
@@ -11,11 +12,14 @@ __all__ = [
     "EpochStats",
     "Execution",
     "Progress",
+    "Ranks",
     "Recipe",
     "TrainingResult",
     "calibration_bins",
     "execution",
     "fit",
+    "join",
+    "on_ranks",
     "pick_device",
     "predict",
     "pretrain",

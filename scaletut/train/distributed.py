@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,6 @@ from scaletut.train.device import Execution, pick_device
 from scaletut.train.recompute import blocks
 
 Mode = Literal["ddp", "fsdp"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ class Ranks:
         """Whether `flag` is true on every rank."""
         return self.alone or bool(self.total(torch.tensor(float(flag), device=self.device)) == self.size)
 
-    def from_main(self, make: Callable[[], T]) -> T:
+    def from_main(self, make: Callable[[], Any]) -> Any:
         """What `make` gives on the first rank, on all of them; so is the error that it raises there."""
         if self.alone:
             return make()
@@ -168,7 +167,7 @@ class Ranks:
 
     # --- state that goes into a checkpoint, the same with any number of ranks
 
-    def gathered(self, tree: T) -> T:
+    def gathered(self, tree: Any) -> Any:
         """`tree` with every sharded tensor whole (all ranks must ask)."""
         return tree_map(_full, tree) if self.shards else tree
 
@@ -599,8 +598,8 @@ class LaunchFailed(ScaletutError):
 
 
 def on_ranks(
-    function: Callable[..., T], processes: int = 2, *, restarts: int = 0, timeout_seconds: float = 600.0, **given: Any
-) -> list[T]:
+    function: Callable[..., Any], processes: int = 2, *, restarts: int = 0, timeout_seconds: float = 600.0, **given: Any
+) -> list[Any]:
     """Run `function(ranks, **given)` in several processes started by torchrun, as DDP ranks; what each returned.
 
     The function may be one of a notebook: its source is what the processes get, so it imports what it needs inside.
