@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scaletut.chapters.places import write_page
+from scaletut.chapters.schemas import CHAPTERS
 from scaletut.files import atomic_write
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ BANDS = (
     f"(at least {_SHARE_POINTS:g} percentage points for a share, {100 * _LEAST_RELATIVE:g} % of the value otherwise). "
     f"A number of a single run must lie within {_SINGLE_SHARE_POINTS:g} percentage points, "
     f"or {100 * _SINGLE_RELATIVE:g} % of the value. "
-    "Times, rates and sizes in memory belong to the machine and are told, not judged."
+    "Times, rates, sizes in memory and what follows from them belong to the machine and are told, not judged."
 )
 
 
@@ -111,11 +112,16 @@ def _chapter_rows(name: str, recorded: Record | None, here: Record | None) -> li
     return rows
 
 
+def _of_machine(chapter: str, name: str) -> bool:
+    """Whether the chapter says that this number follows from times, though its unit does not tell."""
+    return chapter in CHAPTERS and name.startswith(CHAPTERS[chapter].of_machine)
+
+
 def _value_row(chapter: str, name: str, recorded: Value | None, here: Value | None) -> Row:
     if recorded is None or here is None:
         return Row(chapter, name, _text(recorded), _text(here), "–", "missing")
     limits = band(recorded)
-    if limits is None:
+    if limits is None or _of_machine(chapter, name):
         return Row(chapter, name, _text(recorded), _text(here), _ratio(recorded.value, here.value), "machine")
     low, high = limits
     inside = recorded.unit == here.unit and low <= here.value <= high

@@ -47,6 +47,8 @@ class Chapter(BaseModel):
 
     title: ClassVar[str] = ""
     by_profile: ClassVar[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType({})
+    # Beginnings of the names of values that follow from times, where their units do not tell it.
+    of_machine: ClassVar[tuple[str, ...]] = ()
 
     profile: ProfileName = parameter("laptop", "data and budget", values="quick, laptop or gpu")
 
@@ -405,6 +407,7 @@ class Tuning(Chapter):
     """Parameters of the chapter on tuning one device."""
 
     title = "Tuning one device"
+    of_machine = ("gain_", "of_bound", "ridge", "memory_share", "layout_saves")
     by_profile = types.MappingProxyType(
         {
             "quick": {
@@ -467,6 +470,7 @@ class Parallel(Chapter):
     """Parameters of the chapter on more than one process."""
 
     title = "More than one process"
+    of_machine = ("bubble_", "gain", "step_ratio", "peak_off_")
     by_profile = types.MappingProxyType(
         {
             "quick": {"network": "resnet8", "batch_size": 32, "steps": 4, "rounds": 3, "processes": 2},

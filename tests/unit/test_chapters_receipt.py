@@ -108,3 +108,10 @@ def test_page_and_json_tell_the_same(root):
     assert "1 of 6 rows are outside" in page
     assert "| accuracy | 80 ± 2 % | 10 ± 2 % |" in page
     assert "2.8 times its half-width" in page
+
+
+def test_what_follows_from_times_is_told_and_not_judged() -> None:
+    near, far = Value(1.4, "×", 1.3, 1.5, 5), Value(2.9, "×", 2.8, 3.0, 5)
+    assert receipt._value_row("tuning", "gain_resnet8", near, far).status == "machine"
+    assert receipt._value_row("tuning", "rule_least", near, far).status == "outside"
+    assert receipt._value_row("finetune", "gain_resnet8", near, far).status == "outside"
