@@ -312,7 +312,8 @@ checked = pd.DataFrame(
 miss = 100 * (checked.predicted / checked.measured - 1)
 left_out = checked.measured / checked.states
 print("largest miss:", keep("memory_miss", miss.abs().max(), "%"))
-print("without activations, off by", keep("rule_least", left_out.min(), "×"),
+print("without activations, off by",
+      keep("rule_least", left_out.min(), "×"),
       "to", keep("rule_most", left_out.max(), "×"))
 
 # %% mystnb={"image": {"alt": "Predicted against measured peak memory on logarithmic axes: the forecasts lie on the diagonal, the rule of thumb without activations far below it."}} tags=["hide-input"]
@@ -421,7 +422,8 @@ for layout, last in (("channels first", False), ("channels last", True)):
         model, train, task.recipe, how, steps=3
     )
 seen = profiles["channels first"]
-print(f"{1e3 * seen.seconds:.0f} ms a step, {seen.small:.0f} small operators")
+print(f"{1e3 * seen.seconds:.0f} ms a step,", f"{seen.small:.0f}",
+      "small operators")
 
 # %% mystnb={"image": {"alt": "Milliseconds of a training step by kind of work, one bar each for channels first and channels last: convolutions take most of both."}} tags=["hide-input"]
 figure, axes = figures.panels(1, 1, height=2.6)
@@ -460,7 +462,8 @@ pd.DataFrame({
 
 # %%
 top = pd.DataFrame([vars(one) for one in seen.top(6)])
-top.assign(ms=(1e3 * top.seconds).round(2))[["name", "kind", "calls", "ms"]]
+top["ms"] = (1e3 * top.seconds).round(2)
+top[["name", "kind", "calls", "ms"]]
 
 # %% [markdown]
 # What the shares suggest, each to be measured before it is believed:
@@ -755,8 +758,8 @@ def mended(data, batch=64):
     """One epoch by the library's loop, tuned; seconds."""
     setting = Setting(batch_size=batch, channels_last=True, data="memory",
                       keep_memory=True)
-    recipe = Recipe(epochs=1, batch_size=16, lr=0.01, crop=2, flip="random",
-                    schedule="constant", warmup=0.0)
+    recipe = Recipe(epochs=1, batch_size=16, lr=0.01, crop=2,
+                    flip="random", schedule="constant", warmup=0.0)
     result = fit(build("resnet8", seed=0), data, setting.recipe(recipe), 0,
                  how=setting.apply())
     return result.seconds
