@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from scaletut.cli_output import write_json
 from scaletut.errors import ParameterError
-from scaletut.files import atomic_write
 
 if TYPE_CHECKING:
     from scaletut.resources.roofline import PlacedLayer, Roof
@@ -34,7 +33,7 @@ def run_roofline(options: argparse.Namespace) -> int:
         shape = (3, options.side, options.side)
         layers = place_layers(model, shape, options.batch, roof, options.dtype, training=options.training)
     found = {"convention": CONVENTION, "roof": roof.to_dict(), "layers": [asdict(layer) for layer in layers]}
-    if not _write_json(found, options.json):
+    if not write_json(found, options.json):
         print("\n".join(_roof_lines(roof)))
         if layers:
             print("\n".join(["", *_layer_lines(layers, options)]))
@@ -59,7 +58,7 @@ def run_tune(options: argparse.Namespace) -> int:
             bar.refresh()
 
         found = tune(task, budget=options.budget, limit_bytes=limit, device=options.device, report=report)
-    if not _write_json({"convention": CONVENTION, **found.to_dict()}, options.json):
+    if not write_json({"convention": CONVENTION, **found.to_dict()}, options.json):
         print("\n".join(_tuning_lines(found)))
     return 0
 
@@ -111,16 +110,6 @@ def _ledger_lines(ledger: Ledger) -> list[str]:
             f"{row.peak_bytes / 1e6:>8,.0f} {row.setup_seconds:>8.1f}"
         )
     return lines
-
-
-def _write_json(found: Mapping[str, Any], path: str) -> bool:
-    """Write to a file, or to the screen for `-`; True when the screen is taken."""
-    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
-    if path == "-":
-        print(text, end="")
-    elif path:
-        atomic_write(path, text)
-    return path == "-"
 
 
 def _roof_lines(roof: Roof) -> list[str]:

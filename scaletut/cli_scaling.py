@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaletut.cli_output import write_json, written
 from scaletut.errors import ParameterError
-from scaletut.files import atomic_write
 from scaletut.scaling.choose import backtest
 from scaletut.scaling.fitting import Fit, fit
 from scaletut.scaling.laws import LAWS
@@ -33,7 +32,7 @@ def run_fit(options: argparse.Namespace) -> int:
     predictions = _predictions(found, options) if options.predict else []
     if options.plot:
         _plot(found, table.drop_highest(options.drop_highest), options.plot)
-    if not _write_json(found.to_dict() | {"predictions": predictions}, options.json):
+    if not write_json(found.to_dict() | {"predictions": predictions}, options.json):
         print("\n".join(_fit_lines(found) + _prediction_lines(predictions)))
     return 0
 
@@ -48,7 +47,7 @@ def run_plan(options: argparse.Namespace) -> int:
         raise ParameterError("give a budget, --flops 1e21, or a loss to reach, --loss 2.2, and not both")
     flops = options.flops if options.loss is None else compute_for(found, options.loss, **rules).flops
     best = plan(found, flops, **rules)
-    if not _write_json(_plain(best.to_dict()), options.json):
+    if not write_json(_plain(best.to_dict()), options.json):
         print(f"budget     {best.flops:.4g} FLOP ({best.cost})")
         for name in ("params", "examples", "ratio", "loss"):
             print(f"{name:<10} {getattr(best, name):.5g}{_ends(best.intervals.get(name))}")
@@ -68,7 +67,7 @@ def run_compare(options: argparse.Namespace) -> int:
         table, laws, hold_out=options.hold_out, loss=options.loss, delta=options.delta, x=_role(options.x),
         seed=options.seed,
     )  # fmt: skip
-    if not _write_json(found.to_dict(), options.json):
+    if not write_json(found.to_dict(), options.json):
         print(f"{'law':<14} {'error on hidden runs':>20} {'BIC':>10}   square error beyond the best's (95 %)")
         for name in sorted(found.rmse, key=lambda name: found.rmse[name]):
             more = found.differences.get(name)
@@ -82,7 +81,7 @@ def run_compare(options: argparse.Namespace) -> int:
 def run_isoflop(options: argparse.Namespace) -> int:
     """`scaletut isoflop`: the best size at each budget, and the exponent of the law through them."""
     found = isoflop(_table(options, y=options.y), method=options.method, seed=options.seed)
-    if not _write_json(_plain(found.to_dict()), options.json):
+    if not write_json(_plain(found.to_dict()), options.json):
         for valley in found.valleys:
             good = valley.status == "ok"
             best = f"N {valley.best_params:.4g}, loss {valley.best_loss:.4f}" if good else valley.status
@@ -157,31 +156,12 @@ def _text(path: Path) -> str:
 # --- output --------------------------------------------------------------------------
 
 
-def _write_json(plain: Mapping[str, Any], path: str) -> bool:
-    """Write JSON to `path`, or to the screen for "-"; True when the screen is taken."""
-    if not path:
-        return False
-    text = json.dumps(plain, indent=1, allow_nan=False) + "\n"
-    if path == "-":
-        print(text, end="")
-        return True
-    _written(path, lambda: atomic_write(path, text))
-    return False
-
-
-def _written(path: str, write: Any) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise ParameterError(f"{path} cannot be written ({error.strerror or error}); name another place") from None
-
-
 def _plot(found: Fit, table: RunTable, path: str) -> None:
     from scaletut.figures import use_style
 
     use_style()
     figure = found.plot(table)
-    _written(path, lambda: figure.savefig(path, dpi=150))
+    written(path, lambda: figure.savefig(path, dpi=150))
 
 
 def _plain(value: Any) -> Any:

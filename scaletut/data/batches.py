@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -156,6 +157,11 @@ class Batches:
         end = min(first + self.batch_size, len(self._labels))
         before = at.start - 1 if at.start > first else end - 1
         return torch.tensor([before, *range(at.start, at.stop)], device=self.device)
+
+    def endless(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch after another."""
+        for epoch in itertools.count():
+            yield from self.epoch(epoch)
 
     def _plan(self, epoch: int) -> _Plan:
         """All random choices of an epoch, drawn by numpy on the CPU so that every device makes the same ones."""

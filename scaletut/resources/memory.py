@@ -180,7 +180,7 @@ class _Training:
         self.model.zero_grad(set_to_none=True)
         self.optimizers = make_optimizers(model, recipe, fused=how.fused)
         self.average = WeightAverage(model, 1) if recipe.averaging else None
-        shape, layout = (batch_size, 3, side, side), _layout(how)
+        shape, layout = (batch_size, 3, side, side), how.layout
         self.images = torch.empty(shape, dtype=how.dtype, device=how.device, memory_format=layout).normal_()
         self.labels = torch.zeros(batch_size, dtype=torch.int64, device=how.device)
 
@@ -197,15 +197,11 @@ class _Training:
         return [self.average.state if self.average else {}, *(o.state_dict()["state"] for o in self.optimizers)]
 
 
-def _layout(how: Execution) -> torch.memory_format:
-    return torch.channels_last if how.channels_last else torch.contiguous_format
-
-
 def _twin(model: nn.Module, how: Execution) -> nn.Module:
     """A copy of `model` on fake tensors, placed as `how.place` would; that one cannot move fake tensors reliably."""
 
     def blank(tensor: Tensor) -> Tensor:
-        layout = _layout(how) if tensor.ndim == 4 else torch.contiguous_format
+        layout = how.layout if tensor.ndim == 4 else torch.contiguous_format
         return torch.empty(tensor.shape, dtype=tensor.dtype, device=how.device, memory_format=layout)
 
     memo: dict[int, Tensor] = {id(p): nn.Parameter(blank(p), p.requires_grad) for p in model.parameters()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 import json
 import math
 import os
@@ -150,7 +149,7 @@ def profile_steps(
     run = Run(copy.deepcopy(model), train, recipe, seed, None, None, how)
     run.optimizers = [_Marked(optimizer) for optimizer in run.optimizers]
     run.steps = max(run.steps, warm_up + 2 * steps)  # past its end a schedule has no rates
-    batches = _endless(run)
+    batches = run.batches.endless()
     with torch.random.fork_rng(devices=[how.device] if how.device.type == "cuda" else []):
         run.model.train()
         for _ in range(warm_up):
@@ -203,11 +202,6 @@ class _Marked:
     def step(self) -> None:
         with record_function(OPTIMISER):
             self.inner.step()
-
-
-def _endless(run: Run) -> Iterator[Any]:
-    for epoch in itertools.count():
-        yield from run.batches.epoch(epoch)
 
 
 def _step(run: Run, batches: Iterator[Any]) -> None:

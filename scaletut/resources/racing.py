@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from scaletut.errors import ParameterError
 from scaletut.resources.setting import Setting
 from scaletut.resources.throughput import Report
-from scaletut.resources.trial import Task, TrialFailed, apart, endless
+from scaletut.resources.trial import Task, TrialFailed, apart
 from scaletut.train import report as score
 from scaletut.train.loop import Run, predict
 
@@ -89,10 +88,6 @@ class Race:
         }
         return min(ahead, key=ahead.__getitem__, default=self.own)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
-
 
 def race(
     task: Task,
@@ -153,7 +148,7 @@ def run_curve(task: Task, setting: Setting, rate: float, seconds: float, device:
     run = Run(task.build(train), train, recipe, task.seed, None, None, how)
     peaks = [[group["peak"] for group in optimizer.param_groups] for optimizer in run.optimizers]
     curve: list[tuple[int, float, float]] = []
-    batches = endless(run.batches)
+    batches = run.batches.endless()
     budget = rate * seconds
     while run.images < budget:
         run.model.train()

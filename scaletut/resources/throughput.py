@@ -7,9 +7,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import mean, median, stdev
-from typing import Any
 
 from scipy.stats import t as student
 
@@ -82,10 +81,6 @@ class Ledger:
     def ranked(self) -> tuple[Row, ...]:
         """The rows that ran, the fastest first."""
         return tuple(sorted((row for row in self.rows if row.ratio), key=lambda row: -row.ratio.value))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 def measure(

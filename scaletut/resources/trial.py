@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import itertools
 import logging
 import multiprocessing
 import time
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from scaletut.data import Batches, ImageSet, load
+from scaletut.data import ImageSet, load
 from scaletut.errors import ParameterError, ScaletutError
 from scaletut.models import build
 from scaletut.records import peak_memory
@@ -245,22 +244,15 @@ class _Session:
 
 def batches_of(run: Run, train: ImageSet, setting: Setting) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches without end, by the setting's way to load them."""
-    return endless(run.batches) if setting.data == "memory" else _loaded(run, train, setting)
-
-
-def endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of one epoch after another."""
-    for epoch in itertools.count():
-        yield from batches.epoch(epoch)
+    return run.batches.endless() if setting.data == "memory" else _loaded(run, train, setting)
 
 
 def _loaded(run: Run, train: ImageSet, setting: Setting) -> Iterator[tuple[Tensor, Tensor]]:
     """The same without end from a DataLoader, placed as the network wants them."""
     loader, how = _loader(run, train, setting), run.how
-    layout = torch.channels_last if how.channels_last else torch.contiguous_format
     while True:
         for images, labels in loader:
-            yield images.to(how.device, how.dtype, memory_format=layout), labels.to(how.device)
+            yield images.to(how.device, how.dtype, memory_format=how.layout), labels.to(how.device)
 
 
 class Pictures(Dataset):

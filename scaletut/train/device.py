@@ -47,6 +47,11 @@ class Execution:
         return self.autocast or torch.float32
 
     @property
+    def layout(self) -> torch.memory_format:
+        """Memory layout of images, activations and filters."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
     def name(self) -> str:
         """Short description for records, e.g. `cpu bf16 channels-last`."""
         kind = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}[self.autocast]
@@ -67,8 +72,7 @@ class Execution:
 
     def place(self, model: torch.nn.Module) -> torch.nn.Module:
         """Move `model` to the device and into the memory layout, in place."""
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return model.to(self.device, memory_format=layout)
+        return model.to(self.device, memory_format=self.layout)
 
 
 def pick_device(name: str = "") -> torch.device:

@@ -172,11 +172,6 @@ class WeightAverage:
         for name, value in _float_state(model).items():
             self.state[name].lerp_(value, 1 - self.decay)
 
-    @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
-        for name, value in _float_state(model).items():
-            value.copy_(self.state[name])
-
 
 def _float_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}

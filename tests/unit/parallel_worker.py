@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+from worker_cases import messages_of
 
 from scaletut.data import Batches, ImageSet, load
 from scaletut.errors import ParameterError
@@ -245,13 +246,7 @@ def refusals(data: ImageSet, ranks: Ranks, sharded: Ranks) -> dict[str, str]:
         "main": lambda: ranks.from_main(told),
         "replicas": lambda: replica_distance(ranks, sharded.wrap(net())),
     }
-    found = {}
-    for name, call in calls.items():
-        try:
-            call()
-        except ParameterError as error:
-            found[name] = str(error)
-    return found
+    return messages_of(calls)
 
 
 def main() -> None:

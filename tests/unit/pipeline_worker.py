@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from worker_cases import messages_of
 
-from scaletut.errors import ParameterError
 from scaletut.models.build import seeded
 from scaletut.train.distributed import Ranks, join
 from scaletut.train.pipeline import Pipeline, ScheduleName
@@ -55,13 +55,7 @@ def refused(ranks: Ranks) -> dict[str, str]:
         "name": lambda: Pipeline(ranks, net(), inputs[:1], 4, "2f2b"),
         "uneven": lambda: Pipeline(ranks, net(), inputs[:1], 4, "gpipe").step(inputs, targets),
     }
-    found = {}
-    for name, call in calls.items():
-        try:
-            call()
-        except ParameterError as error:
-            found[name] = str(error)
-    return found
+    return messages_of(calls)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -257,3 +258,9 @@ def test_the_command_refuses_in_one_line(wrong: list[str], capsys: pytest.Captur
 def test_the_command_refuses_images_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["roofline", "tutorial", "--side", "3"]) == 2
     assert "cannot take images" in capsys.readouterr().err
+
+
+def test_json_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert cli.main(["roofline", "--seconds", "0.05", "--json", str(tmp_path / "file" / "roof.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
