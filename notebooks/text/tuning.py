@@ -616,17 +616,18 @@ joint = pd.DataFrame({
 joint
 
 # %% mystnb={"image": {"alt": "Held-out loss against seconds of training on logarithmic axes, one line for each batch size and seed; a horizontal line marks the loss that is the goal."}} tags=["hide-input"]
-figure, axes = figures.panels(1, 1, height=3.4)
-for curve in found.race.curves if found.race else ():
-    number = found.race.batch_sizes().index(curve.batch_size)
-    axes.plot(curve.seconds, curve.loss, figures.MARKERS[number] + "-",
-              color=figures.PALETTE[number], markersize=4, linewidth=1.2,
-              label=None if curve.seed else f"batch {curve.batch_size}")
-if found.race:
+if found.race:  # else the reasons below say why there was none
+    figure, axes = figures.panels(1, 1, height=3.4)
+    for curve in found.race.curves:
+        at = found.race.batch_sizes().index(curve.batch_size)
+        name_of = f"batch {curve.batch_size}"
+        axes.plot(curve.seconds, curve.loss, figures.MARKERS[at] + "-",
+                  color=figures.PALETTE[at], markersize=4, linewidth=1.2,
+                  label=None if curve.seed else name_of)
     axes.axhline(found.race.target, color=figures.QUIET, linewidth=1)
     axes.legend()
-axes.set(xlabel="seconds of training", ylabel="held-out loss (nats)")
-plt.show()
+    axes.set(xlabel="seconds of training", ylabel="held-out loss (nats)")
+    plt.show()
 
 # %%
 for reason in found.reasons:
@@ -700,7 +701,7 @@ print("of the roof's bound:", keep("of_bound", share, "%"))
 
 # %% [markdown]
 # > **Takeaway.**
-# > With <span class="given">one minute</span> of tuning each, the networks train [1.21](#tuning.gain_resnet8), [0.99](#tuning.gain_fast) and [1.57](#tuning.gain_tutorial) times as fast as by PyTorch's defaults, with accuracy changed by [0.1](#tuning.accuracy_resnet8), [0.00](#tuning.accuracy_fast) and [1](#tuning.accuracy_tutorial).
+# > With <span class="given">one minute</span> of tuning each, the networks train [1.21 ± 0.02×](#tuning.gain_resnet8), [0.99 (0.89 to 1.06)×](#tuning.gain_fast) and [1.57 (1.53 to 1.59)×](#tuning.gain_tutorial) as fast as by PyTorch's defaults, with accuracy changed by [0.1 ± 0.7 points](#tuning.accuracy_resnet8), [0.00 ± 0 points](#tuning.accuracy_fast) and [1 ± 4 points](#tuning.accuracy_tutorial).
 # > The first of them reaches [45.2 %](#tuning.of_bound) of what the roof allows.
 # >
 # > We had aimed at <span class="given">1.8</span> times on all three, and missed it: a step of the slow network takes so long that the minute was over before its knobs were reached, and then the tuner changes nothing rather than guess.

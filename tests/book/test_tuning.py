@@ -6,18 +6,19 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from chapter_cells import cell_with, code_of, definitions, prose_of, results
 from pydantic import ValidationError
 
-from scaletut import resources
+from scaletut import figures, resources
 from scaletut.chapters import schemas
 from scaletut.data import load
 from scaletut.errors import ParameterError
 from scaletut.models import build, complexity
-from scaletut.resources import Setting
+from scaletut.resources import Curve, Setting
 from scaletut.train import Recipe, execution, fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +105,19 @@ def test_both_scripts_of_the_exercise_train_on_the_same_images(cells: list[str])
     mended = definitions(cell_with(cells, "def mended("), **names).mended
     assert slow(data) > 0
     assert mended(data) > 0
+
+
+@pytest.mark.parametrize("raced", [True, False])
+def test_a_race_is_drawn_and_none_is_not(cells: list[str], raced: bool) -> None:
+    import matplotlib.pyplot as plt
+
+    curves = [Curve(size, seed, 100.0, (100, 200), (2.0, 1.0), (0.2, 0.5)) for size in (32, 64) for seed in (0, 1)]
+    found = SimpleNamespace(race=resources.Race(tuple(curves), 1.2, 64) if raced else None)
+    shown: list[int] = []
+    patched = SimpleNamespace(show=lambda: shown.append(len(plt.gca().lines)))
+    results(cell_with(cells, "found.race.curves"), found=found, figures=figures, plt=patched)
+    assert shown == ([len(curves) + 1] if raced else [])
+    plt.close("all")
 
 
 def test_the_page_says_what_no_gpu_has_confirmed() -> None:
