@@ -2,7 +2,7 @@
 
 from scaletut.train.device import Execution, execution, pick_device
 from scaletut.train.distributed import Ranks, join, on_ranks
-from scaletut.train.loop import EpochStats, Progress, TrainingResult, fit, predict, training_flops
+from scaletut.train.loop import EpochStats, Objective, Progress, TrainingResult, fit, predict, training_flops
 from scaletut.train.metrics import ClassificationReport, calibration_bins, report
 from scaletut.train.recipe import Recipe
 from scaletut.train.selfsupervised import pretrain, quarter_turns
@@ -11,6 +11,7 @@ __all__ = [
     "ClassificationReport",
     "EpochStats",
     "Execution",
+    "Objective",
     "Progress",
     "Ranks",
     "Recipe",

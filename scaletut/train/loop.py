@@ -30,6 +30,8 @@ from scaletut.train.recompute import recompute_blocks
 
 Status = Literal["finished", "stopped early", "diverged"]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel, in 0..1 units
+# Normalised images (b, 3, h, w), logits float32 (b, K), labels as `backward` gets them -> their mean loss in nats.
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def backward(
     how: Execution,
     loss_scale: float = 1.0,
     ranks: Ranks = ALONE,
+    objective: Objective | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add the gradients of the batch's mean loss, times `loss_scale`, to the parameters, a micro-batch at a time.
 
@@ -182,6 +185,7 @@ def backward(
         images: the batch (n, 3, h, w).
         labels: int64 (n,), or shares of the classes, float (n, K).
         ranks: of several, only the last micro-batch's backward pass exchanges gradients.
+        objective: what is lowered; by default the cross-entropy with the recipe's label smoothing.
 
     Returns:
         The mean loss in nats, and the logits (n, K), both detached.
@@ -193,7 +197,10 @@ def backward(
         with contextlib.nullcontext() if number == len(micro_batches) else ranks.holding(forward)():
             with how.context():
                 logits = forward(some)
-            loss = F.cross_entropy(logits.float(), truth, label_smoothing=recipe.label_smoothing)
+            if objective is None:
+                loss = F.cross_entropy(logits.float(), truth, label_smoothing=recipe.label_smoothing)
+            else:
+                loss = objective(some, logits.float(), truth)
             loss = loss * (len(truth) / len(labels))
             (loss * loss_scale).backward()
         losses.append(loss.detach())
@@ -215,6 +222,7 @@ def fit(
     checkpoint_seconds: float = 30.0,
     progress: Callable[[Progress], None] | None = None,
     ranks: Ranks = ALONE,
+    objective: Objective | None = None,
 ) -> TrainingResult:
     """Train `model` in place on `train` by `recipe`.
 
@@ -240,14 +248,21 @@ def fit(
         progress: called after each step.
         ranks: the processes that train together (`scaletut.train.distributed.join`). Sharded (`fsdp`), `model` is left
             in shards, and the result's is a complete one.
+        objective: what is lowered, instead of the cross-entropy with the recipe's label smoothing: a function of
+            images, logits and labels, such as `scaletut.compress.Distillation`. Its attribute `key`, plain JSON that
+            tells it from others, is asked for with a checkpoint; its method `flops(side)`, FLOPs of an image of
+            `side` pixels beyond the network's own, is added to the result's where there is one.
 
     Raises:
-        ParameterError: recipe and network, device or ranks do not go together.
+        ParameterError: recipe and network, device or ranks do not go together, or an objective without a `key` is to
+            be resumed.
         CheckpointError: the checkpoint is damaged or belongs to another run.
     """
     how = how or execution(ranks.device or device, recipe.precision, recipe.channels_last)
-    run = Run(model, train, recipe, seed, validation, normalisation, how, ranks)
     path = Path(checkpoint) if checkpoint else None
+    if path and objective and not hasattr(objective, "key"):
+        raise ParameterError("a checkpoint must not continue a run with another loss: give the objective a `key`")
+    run = Run(model, train, recipe, seed, validation, normalisation, how, ranks, objective)
     if path:
         run.resume(path)
     try:
@@ -274,15 +289,20 @@ class Run:
         normalisation: Normalisation | None,
         how: Execution,
         ranks: Ranks = ALONE,
+        objective: Objective | None = None,
     ) -> None:
         if ranks.shards and recipe.optimizer == "muon":
             raise ParameterError("Muon needs whole matrices and FSDP shards them: use mode='ddp' or optimizer='sgd'")
         if how.micro_batch and min(recipe.batch_size, len(train)) % ranks.size:
             raise ParameterError("micro-batches need shares of one size: give a batch that the ranks divide")
         self.recipe, self.seed, self.validation, self.how, self.ranks = recipe, seed, validation, how, ranks
+        self.objective = objective
         self.normalisation = normalisation or _plain(channel_statistics(train))
         parameter_kinds(model)  # refuses a frozen network before its FLOPs are counted
-        self.flops_per_image = training_flops(model, train.images.shape[1])
+        side = train.images.shape[1]
+        self.flops_per_image = training_flops(model, side)
+        if hasattr(objective, "flops"):
+            self.flops_per_image += objective.flops(side)
         self.skeleton = ranks.skeleton(model)
         self.model, self.forward = prepare(model, how, ranks)
         self.batches = Batches(
@@ -318,6 +338,7 @@ class Run:
                 "network": [[name, list(value.shape)] for name, value in model.state_dict().items()],
                 "trainable": [name for name, p in model.named_parameters() if p.requires_grad],
                 "normalisation": self.normalisation,
+                **({"objective": getattr(objective, "key", None)} if objective else {}),
             }
         )
 
@@ -332,7 +353,7 @@ class Run:
         self.reseed(hash(at) % 2**63)  # dropout becomes a function of seed, step and rank
         # Ranks average their gradients; a share that is larger than the others weighs more, as its images are more.
         scale = self.loss_scale * len(labels) * self.ranks.size / self.images_a_step
-        loss, logits = backward(self.forward, images, labels, self.recipe, self.how, scale, self.ranks)
+        loss, logits = backward(self.forward, images, labels, self.recipe, self.how, scale, self.ranks, self.objective)
         if self.gradients_usable():
             for optimizer in self.optimizers:
                 optimizer.step()
