@@ -61,7 +61,8 @@ venv:
 .PHONY: lock
 lock: setup ## Resolve requirements.lock again, for Python 3.10 and newer
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 \
-	  --extra book --extra dev --extra transfer --extra audit --extra search --no-emit-index-url --no-emit-find-links \
+	  --extra book --extra dev --extra transfer --extra audit --extra search \
+	  --extra compress --extra serve --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
 # --- the book ------------------------------------------------------------------------
