@@ -44,8 +44,8 @@ def run_tune(options: argparse.Namespace) -> int:
     """`scaletut tune`: the setting that reaches the goal soonest on this device, and why."""
     from tqdm import tqdm
 
-    from scaletut.resources.sizes import size_in_bytes
     from scaletut.resources.tuner import tune
+    from scaletut.sizes import size_in_bytes
 
     task = _task(options)
     limit = size_in_bytes(options.memory_limit) if options.memory_limit else 0

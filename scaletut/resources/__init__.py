@@ -9,10 +9,10 @@ from scaletut.resources.quality import accuracies, difference
 from scaletut.resources.racing import Curve, Race, race
 from scaletut.resources.roofline import PlacedLayer, Roof, measure_roof, place_layers
 from scaletut.resources.setting import Setting, knobs
-from scaletut.resources.sizes import size_in_bytes
 from scaletut.resources.throughput import Ledger, Row, measure
 from scaletut.resources.trial import Task, TrialFailed
 from scaletut.resources.tuner import Tuning, tune
+from scaletut.sizes import size_in_bytes
 
 __all__ = [
     "Advice",

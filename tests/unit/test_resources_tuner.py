@@ -12,8 +12,8 @@ from scaletut import cli
 from scaletut.errors import ParameterError
 from scaletut.resources import throughput, tuner
 from scaletut.resources.setting import Setting, knobs
-from scaletut.resources.sizes import size_in_bytes
 from scaletut.resources.trial import Task
+from scaletut.sizes import size_in_bytes
 from scaletut.train import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=32, lr=0.02)
