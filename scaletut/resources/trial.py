@@ -26,7 +26,7 @@ from scaletut.train.device import synchronise
 from scaletut.train.loop import Run
 from scaletut.train.presets import PRESETS, make_network
 
-WARM_UP = 2  # steps
+LONG_STEP = 0.5  # seconds; one such step is warm-up enough
 GRACE = 10.0  # seconds that a process has to end by itself
 
 
@@ -224,7 +224,8 @@ class _Session:
         self.batches = batches_of(self.run, train, setting)
         forget_peak()  # of reading the data
         first = self.timed(1)
-        self.timed(WARM_UP - 1)
+        if first < LONG_STEP:
+            self.timed(1)
         self.ready = Ready(first, self.timed(1), min(setting.batch_size, len(train)), self.run.flops_per_image)
 
     def timed(self, steps: int) -> float:
