@@ -6,11 +6,15 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scaletut.data.imageset import ImageSet, TrainTest, Truth
 from scaletut.errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIDE = 32  # pixels
 TEST_SHARE = 0.2
@@ -104,16 +108,23 @@ def read_image(file: Path, size: int = SIDE) -> np.ndarray:
 
 def _image_and_size(file: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     """The image of `read_image`, and the file's width and height in pixels."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(file) as opened:
             original = opened.size
-            if opened.format in ANIMATED and getattr(opened, "is_animated", False):
-                raise ValueError(f"an animation of {opened.n_frames} frames; save the ones you need as images")
-            opened.draft("RGB", (2 * size, 2 * size))  # a large JPEG need not be decoded in full
-            picture = ImageOps.exif_transpose(opened)
+            return pixels_of(opened, size), original
+
+
+def pixels_of(opened: Image.Image, size: int) -> np.ndarray:
+    """What Pillow has opened and not yet decoded, as uint8 (size, size, 3); refuses as `read_image` does."""
+    from PIL import Image, ImageOps
+
+    if opened.format in ANIMATED and getattr(opened, "is_animated", False):
+        raise ValueError(f"an animation of {opened.n_frames} frames; save the ones you need as images")
+    opened.draft("RGB", (2 * size, 2 * size))  # a large JPEG need not be decoded in full
+    picture = ImageOps.exif_transpose(opened)
     if picture.mode == "F":
         raise ValueError("float pixels, whose range is unknown; save it with 8 or 16 bits")
     if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
@@ -121,7 +132,7 @@ def _image_and_size(file: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]
     if "A" in picture.mode or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR)), original
+    return np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
 
 
 def _skip_all(paths: Iterable[Path], reason: str) -> tuple[tuple[str, str], ...]:
