@@ -9,6 +9,7 @@ from scaletut.models.complexity import Complexity, Layer, LayerTime, complexity,
 from scaletut.models.plain import TutorialNet
 from scaletut.models.pretrained import EfficientNetLite0, efficientnet_lite0, features
 from scaletut.models.resnet import BasicBlock, CifarResNet, resnet18
+from scaletut.models.surgery import changed_layers, rebuild
 from scaletut.models.weights import load_weights, read_manifest, save_weights
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "TutorialNet",
     "adapt",
     "build",
+    "changed_layers",
     "complexity",
     "count_parameters",
     "efficientnet_lite0",
@@ -33,6 +35,7 @@ __all__ = [
     "merge",
     "names",
     "read_manifest",
+    "rebuild",
     "resnet18",
     "save_weights",
     "time_layers",

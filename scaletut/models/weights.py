@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from scaletut.errors import DataError, ParameterError
 from scaletut.files import atomic_write, canonical_json
 from scaletut.models.build import NetSpec, skeleton
+from scaletut.models.surgery import changed_layers, rebuild, shapes
 
 KEY = "scaletut"  # entry of the safetensors metadata that holds the manifest as JSON
 FORMAT = 1
@@ -25,7 +26,9 @@ def save_weights(model: nn.Module, path: Path | str, manifest: Mapping[str, Any]
     """Write a network's weights and buffers, and what is needed to build it again, to one safetensors file.
 
     Args:
-        model: from `build`, or from `adapt` in a mode that adds no layers (after `lora`, `merge` it first).
+        model: from `build`, from `adapt` in a mode that adds no layers (after `lora`, `merge` it first), or from the
+            functions of `scaletut.compress`, whose changes of the layers are kept in the manifest (`layers`), and
+            what was done in its `steps`.
         path: usually ends in `.safetensors`; written whole or not at all.
         manifest: further facts to keep, as plain JSON values (recipe, seed, accuracy ...).
 
@@ -33,24 +36,17 @@ def save_weights(model: nn.Module, path: Path | str, manifest: Mapping[str, Any]
         The path.
 
     Raises:
-        ParameterError: the network does not carry a `spec`, its layers are not those of its spec, or the
+        ParameterError: the network does not carry a `spec`, it has layers that cannot be described, or the
             manifest uses a name that is reserved or holds a value that JSON cannot.
     """
-    spec = getattr(model, "spec", None)
-    if not isinstance(spec, NetSpec):
-        raise ParameterError(
-            "only networks from build() can be saved: this one has no `spec` that tells how to rebuild it"
-        )
+    layers = changed_layers(model)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    if _shapes(tensors) != _shapes(skeleton(spec).state_dict()):
-        raise ParameterError(
-            f"the layers are not those of '{spec.name}', so it could not be loaded again: "
-            "after LoRA call merge(model) before saving"
-        )
-    reserved = {"format", "net", "sha256"}
+    reserved = {"format", "net", "sha256", "layers", "steps"}
     if clash := reserved & set(manifest or {}):
         raise ParameterError(f"the manifest may not use the reserved names {sorted(clash)}: rename those entries")
-    full = {**(manifest or {}), "format": FORMAT, "net": spec.to_dict(), "sha256": _digest(tensors)}
+    full = {**(manifest or {}), "format": FORMAT, "net": model.spec.to_dict(), "sha256": _digest(tensors, layers)}
+    changes = {"layers": layers, "steps": list(getattr(model, "steps", ()))}
+    full |= {name: value for name, value in changes.items() if value}  # absent from a network that nothing changed
     try:
         text = canonical_json(full)
     except (TypeError, ValueError) as error:
@@ -59,8 +55,8 @@ def save_weights(model: nn.Module, path: Path | str, manifest: Mapping[str, Any]
 
 
 def read_manifest(path: Path | str) -> dict[str, Any]:
-    """The manifest of a weights file: `format`, `net` (name, num_classes, width), `sha256`, and the caller's
-    entries.
+    """The manifest of a weights file: `format`, `net` (name, num_classes, width), `sha256`, of a compressed network
+    `layers` and `steps`, and the caller's entries.
 
     Raises:
         DataError: the file is absent, damaged, or was not written by `save_weights`.
@@ -83,18 +79,27 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
 def load_weights(path: Path | str) -> nn.Module:
     """Rebuild the network of a weights file, with its weights, on the CPU and in evaluation mode.
 
+    Returns:
+        The network with `.spec`, and with `.steps`, what compression did to it (empty if nothing).
+
     Raises:
         DataError: the file is absent, cut short, altered, or was not written by `save_weights`.
     """
     manifest = read_manifest(path)
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    if _digest(tensors) != manifest["sha256"]:
+    layers = manifest.get("layers", {})
+    if _digest(tensors, layers) != manifest["sha256"]:
         raise DataError(f"{Path(path).name} was altered: its weights do not match its manifest; save it again")
-    net = skeleton(NetSpec(**manifest["net"]))
-    if _shapes(tensors) != _shapes(net.state_dict()):
-        raise DataError(f"{Path(path).name} does not fit '{manifest['net']['name']}' as built here: save it again")
+    spec = NetSpec(**manifest["net"])
+    try:
+        net = rebuild(spec, layers) if layers else skeleton(spec)
+    except ParameterError as error:
+        raise DataError(f"{Path(path).name} cannot be rebuilt: {error}") from error
+    if shapes(tensors) != shapes(net.state_dict()):
+        raise DataError(f"{Path(path).name} does not fit '{spec.name}' as built here: save it again")
     net.load_state_dict(tensors)
+    net.steps = tuple(manifest.get("steps", ()))
     return net.eval()
 
 
@@ -109,13 +114,9 @@ def _open(path: Path | str) -> Any:
         ) from error
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in tensors.items()}
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], layers: Mapping[str, Any]) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in the order of the names; and over the changed layers, if any."""
+    digest = hashlib.sha256(canonical_json(layers).encode() if layers else b"")
     for name, value in sorted(tensors.items()):
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
         digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
