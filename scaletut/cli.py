@@ -29,6 +29,14 @@ a plan:
 to search values of its recipe on held-out images, add:
   hold_out: 1000
   search: {trials: 20, values: {lr: [0.01, 1, log], momentum: [0.8, 0.99]}}"""
+COMPRESS_STEPS = """
+
+steps of a recipe, with commas between:
+  prune=0.5      remove channels            tucker=0.9, cp=0.9   factors of convolutions
+  weights=0.8    zero the smallest weights  svd=0.9              factors of linear layers and 1 x 1 convolutions
+  finetune=2     train for 2 epochs         distil=2             the same, with the given network as teacher
+  qat=1          train for int8             fold                 batch norms into the layers before them
+  int8, dynamic  8 bits, at the end         w4                   4-bit weights, simulated, at the end"""
 PROFILES = ("quick", "laptop", "gpu")
 
 
@@ -148,6 +156,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_roofline(commands)
     _add_tune(commands)
+    _add_compress(commands)
+    _add_frontier(commands)
+    _add_serve(commands)
     return parser
 
 
@@ -214,6 +225,7 @@ def _add_train(commands: Any) -> None:
         "train a named preset from one or more seeds and write a record of each run",
         "scaletut train fast --data zipf10 --epochs 1",
         "scaletut train fast --data cifar10 --seed 0 --seed 1 --out results",
+        "scaletut train resnet20 --data zipf10 --hold-out 400 --save net.safetensors",
         "torchrun --nproc-per-node 2 -m scaletut train resnet20 --mode fsdp   # two processes train one network",
     )
     train.add_argument("preset", metavar="PRESET", help="fast, strong, resnet20, tutorial, or an ablation")
@@ -224,6 +236,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--experiment", default="", metavar="NAME", help="name of the records; train.PRESET if empty")
     train.add_argument("--profile", default="laptop", choices=PROFILES, help="what the records are filed under")
     train.add_argument("--checkpoint", type=Path, metavar="FILE", help="save here and resume from here")
+    train.add_argument("--save", default="", metavar="FILE", help="the weights, for `scaletut compress`; one seed")
     train.add_argument("--out", type=Path, default=Path("_build/records/train"), metavar="DIR")
     train.add_argument(
         "--mode", default="ddp", choices=("ddp", "fsdp"), help="under torchrun: replicas of the network, or shards"
@@ -338,6 +351,110 @@ def _add_tune(commands: Any) -> None:
     tune.add_argument("--budget", type=float, default=120.0, metavar="S", help="seconds that the tuning may take")
     tune.add_argument("--device", default="", metavar="D", help="cuda, mps or cpu; the best present if empty")
     tune.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
+
+
+def _add_serve(commands: Any) -> None:
+    serve = _command(
+        commands,
+        "serve",
+        _in_module("scaletut.cli_serve", "run_serve"),
+        "answer requests with an exported program: batched, bounded, with health and metrics, and a page to try it",
+        "scaletut serve small.onnx                       # then open http://127.0.0.1:8000",
+        "scaletut serve small.onnx --workers 2 --max-batch 32 --max-wait 2ms --queue 256 --max-bytes 5MB",
+        "curl -F file=@cat.jpg http://127.0.0.1:8000/predict",
+        "curl -H 'Content-Type: image/png' --data-binary @cat.png http://127.0.0.1:8000/predict",
+        "curl http://127.0.0.1:8000/health; curl http://127.0.0.1:8000/metrics",
+    )
+    serve.add_argument("model", type=Path, metavar="MODEL.onnx", help="written by `scaletut compress` or `export`")
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDR", help="0.0.0.0: whoever can reach this machine")
+    serve.add_argument("--port", type=int, default=8000, metavar="N", help="0: any that is free")
+    serve.add_argument("--workers", type=_count, default=1, metavar="N", help="inference processes, a thread each")
+    serve.add_argument("--max-batch", type=_count, default=32, metavar="N", help="images that a worker takes at once")
+    serve.add_argument("--max-wait", default="2ms", metavar="T", help="that a first image waits for others")
+    serve.add_argument("--queue", type=_count, default=256, metavar="N", help="images that may wait, then 503")
+    serve.add_argument("--max-bytes", default="5MB", metavar="SIZE", help="of a request, then 413")
+    serve.add_argument("--max-images", type=_count, default=32, metavar="N", help="in a request, then 413")
+    serve.add_argument("--slow", default="10s", metavar="T", help="that a request may take to arrive, then 408")
+    serve.add_argument("--patience", default="30s", metavar="T", help="that an image may wait, then 503")
+
+    load = _command(
+        commands,
+        "load",
+        _in_module("scaletut.cli_serve", "run_load"),
+        "send requests to a service and tell throughput and latency, counted from when each request was due",
+        "scaletut load http://127.0.0.1:8000 --image cat.png --rate 100 --seconds 10",
+        "scaletut load http://127.0.0.1:8000 --image cat.png --rate 50,100,200,400 --rounds 3   # and the knee",
+        "scaletut load http://127.0.0.1:8000 --image cat.png --clients 8 --json -               # a closed loop",
+    )
+    load.add_argument("url", metavar="URL", help="of a service that `scaletut serve` started")
+    load.add_argument("--image", type=Path, action="append", required=True, metavar="FILE", help="sent (repeatable)")
+    load.add_argument("--rate", default="", metavar="a,b,c", help="requests a second, arriving at random")
+    load.add_argument("--clients", type=_count, metavar="N", help="or so many that each wait for their answer")
+    load.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each measurement")
+    load.add_argument("--rounds", type=_count, default=1, metavar="N", help="measurements of each rate, interleaved")
+    load.add_argument("--seed", type=int, default=0, metavar="S", help="of the arrivals")
+    load.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
+
+
+def _add_compress(commands: Any) -> None:
+    compress = _command(
+        commands,
+        "compress",
+        _in_module("scaletut.cli_compress", "run_compress"),
+        "make a trained network smaller and faster by a recipe, or search for the recipe that reaches a target",
+        "scaletut train resnet20 --data zipf10 --hold-out 400 --save net.safetensors   # something to compress",
+        "scaletut compress net.safetensors --recipe int8",
+        "scaletut compress net.safetensors --recipe prune=0.5,distil=2,int8 --out small.onnx --max-drop 0.5",
+        "scaletut compress net.safetensors --target-latency 4x --max-drop 1 --trials 12 --study net.db",
+        "scaletut compress net.safetensors --target-bytes 100kB --json -",
+    )
+    compress.description += COMPRESS_STEPS
+    compress.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="written by `scaletut train --save`")
+    compress.add_argument("--recipe", default="", metavar="a,b=c", help="steps, one after the other; see above")
+    compress.add_argument("--data", default="", metavar="D", help="what the checkpoint was trained on, if it is silent")
+    compress.add_argument(
+        "--epochs",
+        type=float,
+        default=1.0,
+        metavar="E",
+        help="of training steps without a number, and after cuts; 0: none",
+    )
+    compress.add_argument("--seed", type=int, default=0, metavar="S", help="of all training")
+    compress.add_argument("--out", default="", metavar="FILE.onnx", help="the program; its weights come beside it")
+    compress.add_argument(
+        "--target-latency", default="", metavar="2x|3ms", help="of one image, against PyTorch; or in ms"
+    )
+    compress.add_argument(
+        "--target-bytes", default="", metavar="8x|1.5MB", help="fewer bytes than the weights; or in MB"
+    )
+    compress.add_argument("--max-drop", type=float, metavar="P", help="points of accuracy that it may lose")
+    compress.add_argument("--trials", type=_count, default=20, metavar="N", help="of a search, earlier ones included")
+    compress.add_argument("--study", default="", metavar="FILE.db", help="where a search is kept, to go on with it")
+    compress.add_argument("--final", action="store_true", help="score on the test set, not on held-out images")
+    compress.add_argument("--hold-out", type=_count, default=0, metavar="N", help="images scored and not trained on")
+    compress.add_argument("--images", type=_count, default=0, metavar="N", help="so many of the training images")
+    compress.add_argument("--threads", type=_count, default=1, metavar="N", help="that one call shares")
+    compress.add_argument("--name", default="", metavar="NAME", help="of the network in the records")
+    compress.add_argument("--records", type=Path, metavar="DIR", help="of the points; _build/compress/records if empty")
+    compress.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
+
+
+def _add_frontier(commands: Any) -> None:
+    frontier = _command(
+        commands,
+        "frontier",
+        _in_module("scaletut.cli_compress", "run_frontier"),
+        "list the recorded points of accuracy against cost, and which of them no other beats",
+        "scaletut frontier _build/compress/records",
+        "scaletut frontier results --x bytes --plot frontier.png",
+        "scaletut frontier results --json -",
+    )
+    frontier.add_argument("records", type=Path, metavar="DIR", nargs="?", default=Path("results"), help="of records")
+    frontier.add_argument(
+        "--x", default="latency", choices=("latency", "latency64", "bytes", "cpu"), help="what is to be small"
+    )
+    frontier.add_argument("--plot", default="", metavar="FILE", help="draw them: a name in .png, .svg or .pdf")
+    frontier.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")
 
 
 def _count(text: str) -> int:
@@ -600,12 +717,15 @@ def _ledger(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from scaletut.cli_output import written
     from scaletut.records import write_record
     from scaletut.train.distributed import ALONE, join, started_by_torchrun
     from scaletut.train.presets import preset
-    from scaletut.train.recorded import recorded_run
+    from scaletut.train.recorded import recorded_run, save_run
 
     preset(options.preset)  # refused before the first bar is drawn
+    if options.save and len(options.seed or [0]) > 1:
+        raise ParameterError("--save keeps the weights of one network; give one --seed with it")
     experiment = options.experiment or f"train.{options.preset}"
     ranks = join(options.mode) if started_by_torchrun() else ALONE
     for seed in options.seed or [0]:
@@ -632,6 +752,9 @@ def _train(options: argparse.Namespace) -> int:
         path = write_record(record, options.out)
         accuracy = record.values["accuracy"]
         print(f"seed {seed}: {accuracy.value:.2f} % in {result.seconds / 60:.1f} min ({result.status}); {path}")
+        if options.save:
+            written(options.save, lambda: save_run(result, record, options.save))  # noqa: B023  (called here)
+            print(f"weights in {_shown(options.save)}")
     ranks.leave()
     return 0
 
