@@ -376,6 +376,7 @@ def _add_serve(commands: Any) -> None:
     serve.add_argument("--max-images", type=_count, default=32, metavar="N", help="in a request, then 413")
     serve.add_argument("--slow", default="10s", metavar="T", help="that a request may take to arrive, then 408")
     serve.add_argument("--patience", default="30s", metavar="T", help="that an image may wait, then 503")
+    serve.add_argument("--connections", type=_count, default=512, metavar="N", help="open at once")
 
     load = _command(
         commands,

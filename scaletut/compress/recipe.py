@@ -74,7 +74,7 @@ class Step:
         kind = KINDS[self.name]
         if self.value is None:
             if kind.value and not kind.optional:
-                raise ParameterError(f"{self.name} needs a {kind.value}: write {self.name}={_example(kind)}")
+                raise ParameterError(f"{self.name} needs its {kind.value}: write {self.name}={_example(kind)}")
         elif not kind.value:
             raise ParameterError(f"{self.name} takes no number: leave ={self.value:g} out")
         elif not kind.low < self.value < kind.high:

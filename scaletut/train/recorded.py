@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from scaletut.data import load
-from scaletut.models import count_parameters
+from scaletut.models import count_parameters, save_weights
 from scaletut.records import Record, Value, new_record
 from scaletut.train.distributed import ALONE, Ranks
 from scaletut.train.loop import Progress, TrainingResult
@@ -89,3 +89,23 @@ def recorded_run(
         command=f"{start}scaletut train {name} --data {source} --seed {seed} --experiment {experiment}{options}",
     )
     return result, record
+
+
+def save_run(result: TrainingResult, record: Record, path: Path | str) -> Path:
+    """Write the weights of a `recorded_run`, with what a later use of them must know.
+
+    The manifest tells the data, how many images were held out (by `split(hold_out, seed=0)`), the normalisation, the
+    seed, the accuracy in % and the training in PFLOP.
+    Raises ParameterError for a network that cannot be saved.
+    """
+    manifest = {
+        "data": record.parameters["data"],
+        "hold_out": record.parameters["hold_out"],
+        "preset": record.parameters["preset"],
+        "seed": record.seeds[0],
+        "normalisation": [list(part) for part in result.normalisation],
+        "accuracy": record.values["accuracy"].value,
+        "petaflop": record.values["petaflop"].value,
+        "record": record.id,
+    }
+    return save_weights(result.model, path, manifest)
