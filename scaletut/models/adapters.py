@@ -8,17 +8,19 @@ D. Schwab, A. Morcos, "Training BatchNorm and Only BatchNorm", ICLR 2021 (norms 
 from __future__ import annotations
 
 import copy
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from scaletut.errors import ParameterError
-from scaletut.models.build import NetSpec, seeded, skeleton
+from scaletut.models.build import NetSpec, seeded
+from scaletut.models.norms import BATCH_NORMS, FROZEN_KINDS, FrozenBatchNorm
+from scaletut.models.surgery import changed_layers, rebuild, set_layer
 
 Mode = Literal["full", "head", "norms", "lora", "scratch"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -68,29 +70,6 @@ class LoRA(nn.Module):
         plain = copy.deepcopy(self.base)
         plain.weight.data += self.delta().detach()
         return plain.requires_grad_(True)
-
-
-class FrozenBatchNorm(nn.Module):
-    """Marks batch norms that keep to their running statistics in training mode too."""
-
-    def train(self, mode: bool = True) -> FrozenBatchNorm:
-        """Stay in evaluation mode, whatever a training loop asks for."""
-        return super().train(False)
-
-
-class FrozenBatchNorm1d(FrozenBatchNorm, nn.BatchNorm1d):
-    """1-d batch norm with fixed statistics."""
-
-
-class FrozenBatchNorm2d(FrozenBatchNorm, nn.BatchNorm2d):
-    """2-d batch norm with fixed statistics."""
-
-
-class FrozenBatchNorm3d(FrozenBatchNorm, nn.BatchNorm3d):
-    """3-d batch norm with fixed statistics."""
-
-
-FROZEN_KINDS = dict(zip(BATCH_NORMS, (FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d), strict=True))
 
 
 def adapt(
@@ -169,7 +148,7 @@ def merge(model: nn.Module) -> nn.Module:
     if not found:
         raise ParameterError("there is no LoRA layer to merge: give a network made by adapt(model, 'lora', ...)")
     for name, module in found:
-        _set_module(net, name, module.merged())
+        set_layer(net, name, module.merged())
     return net
 
 
@@ -204,14 +183,16 @@ def _replace_head(net: nn.Module, num_classes: int, seed: int) -> None:
     old = net.get_submodule(name)
     if isinstance(getattr(net, "spec", None), NetSpec):
         new = _fresh(net.spec, num_classes, seed).get_submodule(name)
+        new.in_features = old.in_features  # fewer than the design's, where channels were pruned
+        new.weight.data = new.weight.data[:, : old.in_features].clone()
     else:
         with seeded(seed):
             new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
-    _set_module(net, name, new.to(old.weight))
+    set_layer(net, name, new.to(old.weight))
 
 
-def _fresh(spec: NetSpec, num_classes: int, seed: int) -> nn.Module:
-    return skeleton(NetSpec(spec.name, num_classes, spec.width), seed=seed)
+def _fresh(spec: NetSpec, num_classes: int, seed: int, layers: Mapping[str, Any] | None = None) -> nn.Module:
+    return rebuild(NetSpec(spec.name, num_classes, spec.width), layers or {}, seed=seed)
 
 
 def _scratch(net: nn.Module, num_classes: int, seed: int, fixed: tuple[str, ...]) -> nn.Module:
@@ -219,9 +200,10 @@ def _scratch(net: nn.Module, num_classes: int, seed: int, fixed: tuple[str, ...]
     kept = {name: parameter.data for name, parameter in net.named_parameters() if name in fixed}
     if isinstance(getattr(net, "spec", None), NetSpec):
         like = next(net.parameters())
-        new = _fresh(net.spec, num_classes, seed).to(device=like.device, dtype=like.dtype)
-        if hasattr(net, "normalisation"):
-            new.normalisation = net.normalisation
+        new = _fresh(net.spec, num_classes, seed, changed_layers(net)).to(device=like.device, dtype=like.dtype)
+        for name in ("normalisation", "steps"):
+            if hasattr(net, name):
+                setattr(new, name, getattr(net, name))
     else:
         new = net
         _replace_head(new, num_classes, seed)
@@ -253,7 +235,7 @@ def _add_lora(net: nn.Module, head: str, fixed: tuple[str, ...], rank: int, scal
     ]
     with seeded(seed):
         for name, module in targets:
-            _set_module(net, name, LoRA(module, rank, scale))
+            set_layer(net, name, LoRA(module, rank, scale))
 
 
 def _set_statistics(net: nn.Module, *, fixed: bool) -> None:
@@ -264,7 +246,7 @@ def _set_statistics(net: nn.Module, *, fixed: bool) -> None:
             continue
         new = (FROZEN_KINDS[kind] if fixed else kind)(module.num_features, module.eps, module.momentum, module.affine)
         new.load_state_dict(module.state_dict())
-        _set_module(net, name, new.to(module.running_mean.device, module.running_mean.dtype))
+        set_layer(net, name, new.to(module.running_mean.device, module.running_mean.dtype))
 
 
 def _set_trainable(net: nn.Module, mode: Mode, head: str, fixed: tuple[str, ...]) -> None:
@@ -279,8 +261,3 @@ def _set_trainable(net: nn.Module, mode: Mode, head: str, fixed: tuple[str, ...]
         if isinstance(module, LoRA):
             module.down.requires_grad_(True)
             module.up.requires_grad_(True)
-
-
-def _set_module(net: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(net.get_submodule(parent), child, module)

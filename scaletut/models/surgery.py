@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from scaletut.errors import ParameterError
-from scaletut.models.adapters import BATCH_NORMS, FROZEN_KINDS
 from scaletut.models.build import NetSpec, seeded, skeleton
+from scaletut.models.norms import BATCH_NORMS, FROZEN_KINDS
 from scaletut.models.resnet import Projection
 from scaletut.models.speednet import BiasNorm
 
@@ -33,10 +33,10 @@ KINDS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "ZeroPad2d": (nn.ZeroPad2d, ("padding",)),
     "Identity": (nn.Identity, ()),
 }
-SIZES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (  # what may differ in a layer that is otherwise the same
+SIZES: tuple[tuple[Any, tuple[str, ...]], ...] = (  # what may differ in a layer that is otherwise the same
     (nn.Conv2d, ("in_channels", "out_channels", "groups", "bias")),
     (nn.Linear, ("in_features", "out_features", "bias")),
-    (nn.modules.batchnorm._BatchNorm, ("num_features",)),
+    (BATCH_NORMS, ("num_features",)),
 )
 SHAPE = ("kernel_size", "stride", "padding", "dilation", "every", "eps")  # what must be equal for that
 LARGEST = 2**20  # channels of a layer that a file may ask for
