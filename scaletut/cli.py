@@ -435,6 +435,7 @@ def _add_compress(commands: Any) -> None:
     compress.add_argument("--hold-out", type=_count, default=0, metavar="N", help="images scored and not trained on")
     compress.add_argument("--images", type=_count, default=0, metavar="N", help="so many of the training images")
     compress.add_argument("--threads", type=_count, default=1, metavar="N", help="that one call shares")
+    compress.add_argument("--seconds", type=float, default=1.0, metavar="S", help="that timing one program may take")
     compress.add_argument("--name", default="", metavar="NAME", help="of the network in the records")
     compress.add_argument("--records", type=Path, metavar="DIR", help="of the points; _build/compress/records if empty")
     compress.add_argument("--json", default="", metavar="FILE", help="write JSON; - for the screen")

@@ -30,6 +30,7 @@ def run_serve(options: argparse.Namespace) -> int:
         max_images=min(options.max_images, options.queue),
         slow=time_in_seconds(options.slow),
         patience=time_in_seconds(options.patience),
+        connections=options.connections,
     )
     program = Program.load(options.model)
 

@@ -59,6 +59,7 @@ class Metrics:
         self.batches = Histogram(IMAGES)
         self.compute = Histogram(SECONDS)
         self.inside = Level()
+        self.computing = 0
         self.retried = 0
         self.restarts = 0
 
@@ -77,6 +78,7 @@ class Metrics:
         """Everything as Prometheus reads it; `waiting` images and `workers` that are ready."""
         numbers = [
             ("gauge", "scaletut_waiting_images", "images that wait for a worker", waiting),
+            ("gauge", "scaletut_computing_images", "images that workers have taken", self.computing),
             ("gauge", "scaletut_workers_ready", "inference processes that can take a batch", workers),
             ("gauge", "scaletut_requests_inside", "requests to /predict between header and answer", self.inside.now),
             ("counter", "scaletut_request_seconds_inside_total", "integral of the former", f"{self.inside.area():.9g}"),

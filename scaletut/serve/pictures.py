@@ -127,8 +127,10 @@ async def _files(headers: Headers, body: bytes, most: int) -> list[bytes]:
         form = await _InMemory(headers, whole(), max_files=most + 1, max_fields=16).parse()
     except MultiPartException as error:
         raise Refused(400, f"the form cannot be read: {_line(error)}") from None
-    async with form:
-        files = [await value.read() for value in (one for _, one in form.multi_items()) if not isinstance(value, str)]
+    try:
+        files = [await value.read() for _, value in form.multi_items() if not isinstance(value, str)]
+    finally:
+        await form.close()
     if not files:
         raise Refused(422, "the form holds no file; its field must be of type file")
     _count(len(files), most)

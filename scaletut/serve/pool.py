@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -161,12 +162,12 @@ class Pool:
             self.workers[number] = await self._replacement()
 
     async def _replacement(self) -> Worker:
-        for pause in (*PAUSES, *iter(lambda: PAUSES[-1], None)):
+        for pause in chain(PAUSES, repeat(PAUSES[-1])):
             try:
                 return await Worker.start(self.program.path)
-            except ServeError:
+            except ServeError:  # for want of memory, perhaps: it may pass
                 await asyncio.sleep(pause)
-        raise AssertionError("unreachable")
+        raise AssertionError("never reached")
 
     async def _feed(self, worker: Worker) -> None:
         """Give batches to a worker until it ends."""
@@ -175,6 +176,7 @@ class Pool:
             if not jobs:
                 continue
             begun = time.monotonic()
+            self.metrics.computing += len(jobs)
             try:
                 logits, seconds = await worker.logits(np.stack([job.image for job in jobs]), self.settings.stuck)
             except WorkerEnded:
@@ -182,6 +184,8 @@ class Pool:
             except BaseException:
                 self._again(jobs)
                 raise
+            finally:
+                self.metrics.computing -= len(jobs)
             self.metrics.computed(len(jobs), seconds)
             self._seconds += 0.1 * (seconds / len(jobs) - self._seconds)
             for job, row in zip(jobs, logits, strict=True):

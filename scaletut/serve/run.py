@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import uvicorn
@@ -97,16 +98,17 @@ async def _tell(server: uvicorn.Server, ready: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    if not 0 <= port <= 65535:
+        raise ParameterError(f"port {port} does not exist; they go from 0 (any that is free) to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
         raise ParameterError(
-            f"{host}:{port} cannot be listened on ({reason}); choose another --port, 0 for any, or end what uses it"
+            f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port (0: any that is free)"
         ) from None
     with listener:
         yield listener
@@ -151,8 +153,11 @@ class Service:
 
     def health(self) -> dict[str, Any]:
         """What `/health` says."""
-        with urlopen(f"{self.url}/health", timeout=10) as answer:
-            return json.load(answer)
+        try:
+            with urlopen(f"{self.url}/health", timeout=10) as answer:
+                return json.load(answer)
+        except HTTPError as error:  # not ready: that is an answer too
+            return json.load(error)
 
     def metrics(self) -> dict[str, float]:
         """What `/metrics` says: each line's name, labels included, and number."""
