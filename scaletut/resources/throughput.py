@@ -117,7 +117,7 @@ def measure(
         raise ParameterError(f"seconds={seconds} must be above 0 and at_once={at_once} 2 or more")
     size = max(1, at_once - 1)
     groups = [others[first : first + size] for first in range(0, len(others), size)] or [[]]
-    load = _load()
+    load = load_average()
     rows: dict[str, Row] = {}
     made: list[int] = []
     for number, group in enumerate(groups):
@@ -142,7 +142,7 @@ def _group(
         rates: dict[str, list[float]] = {name: [] for name in trials}
         made = 0
         while made < rounds and (made < FEWEST_ROUNDS or time.perf_counter() < deadline):
-            for name in _order(list(trials), made):
+            for name in turn_order(list(trials), made):
                 steps = _steps(ready[name])
                 taken = trials[name].time(steps)
                 rates[name].append(steps * ready[name].batch_size / taken)
@@ -195,14 +195,15 @@ def _steps(ready: Ready) -> int:
     return max(1, math.ceil(TURN_SECONDS / ready.step_seconds))
 
 
-def _order(names: list[str], turn: int) -> list[str]:
+def turn_order(names: list[str], turn: int) -> list[str]:
     """Each round starts elsewhere, every second one runs backwards: none always follows the same neighbour."""
     shift = turn % len(names)
     turned = names[shift:] + names[:shift]
     return turned[::-1] if turn % 2 else turned
 
 
-def _load() -> float | None:
+def load_average() -> float | None:
+    """Processes that want to run, averaged over a minute; None where the system does not say."""
     with contextlib.suppress(OSError, AttributeError):
         return os.getloadavg()[0]
     return None

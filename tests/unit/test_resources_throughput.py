@@ -12,7 +12,7 @@ import pytest
 from scaletut.errors import ParameterError
 from scaletut.resources.quality import accuracies, difference
 from scaletut.resources.setting import Setting
-from scaletut.resources.throughput import _order, measure, summary
+from scaletut.resources.throughput import measure, summary, turn_order
 from scaletut.resources.trial import Task, Trial, TrialFailed
 from scaletut.train import Recipe
 
@@ -121,7 +121,7 @@ def test_the_summary_is_median_and_student() -> None:
 
 def test_turns_go_round_and_back() -> None:
     names = ["a", "b", "c"]
-    orders = [_order(names, turn) for turn in range(6)]
+    orders = [turn_order(names, turn) for turn in range(6)]
     assert all(sorted(order) == names for order in orders)
     assert {order[0] for order in orders} == set(names)
     assert len({(one[i], one[i + 1]) for one in orders for i in range(2)}) > 3
