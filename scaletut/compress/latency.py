@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ class Latency:
         p10, p90, p99: quantiles over all single calls, in seconds.
         calls: how many these were.
         cpu_seconds: of the process, all its threads, for 1,000 images: what energy goes with.
-        ratio: how many times faster than the first of the run (median over the rounds, 95 % interval); the first's is 1.
+        ratio: how many times faster than the first of the run, whose is 1 (median over the rounds, 95 % interval).
         images_a_call: given to each call.
         threads: that a call may use.
         load: other processes' load on the machine before the run (1-minute average; None if unknown).
@@ -166,7 +167,7 @@ def _turn(call: Call, repeats: int) -> _Turn:
         call()
         marks.append(time.perf_counter())
     cpu = time.process_time() - cpu
-    return _Turn(tuple(after - before for before, after in zip(marks, marks[1:], strict=False)), cpu)
+    return _Turn(tuple(after - before for before, after in itertools.pairwise(marks)), cpu)
 
 
 def _latency(

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 CALIBRATION_BATCH = 32
-WEIGHT_BITS = 7  # see `quantise_static`
+Headroom = Literal["pairs", "bit", "none"]
+HEADROOMS = ("pairs", "bit", "none")
+LARGEST = 127  # of a weight's level; -128 is left out, so that the grid is symmetric
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,51 @@ def dequantise(levels: np.ndarray, grid: Affine) -> np.ndarray:
     return (grid.scale * (levels.astype(np.int32) - grid.zero_point)).astype(np.float32)
 
 
+def weight_scales(
+    weight: np.ndarray, *, groups: int = 1, per_channel: bool = True, headroom: Headroom = "pairs"
+) -> np.ndarray:
+    """Steps of the int8 grids around 0 for the weights of a layer, float64 (out,), above 0.
+
+    Processors without VNNI multiply an activation (0 to 255) with a weight (-127 to 127) and add two such products to
+    16 bits with saturation: 2 x 255 x 127 is beyond them, and a sum that saturates is silently wrong. With `pairs` a
+    step is so long that no two weights that meet in such a sum add up to more than 128, since 255 x 128 is not beyond.
+    That costs less than a whole bit, because the largest weights of a channel are seldom neighbours.
+
+    Args:
+        weight: float (out, in / groups, ...), of a convolution or a linear layer.
+        groups: of the convolution; where each has one channel (depthwise) kernels add to 32 bits and nothing is kept.
+        per_channel: False gives all channels the longest step of any.
+        headroom: `pairs` as above; `bit` keeps every weight to 64, as ONNX Runtime advises (its `reduce_range`);
+            `none` uses all 8 bits, for processors that have VNNI or its like.
+
+    Raises:
+        ParameterError: an unknown headroom.
+    """
+    if headroom not in HEADROOMS:
+        raise ParameterError(f"headroom is {headroom!r}: take one of {', '.join(HEADROOMS)}")
+    weight = np.asarray(weight, np.float64)
+    reach = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    if groups == 1 or weight.shape[1] > 1:
+        reach = {"pairs": _pair_reach(weight), "bit": reach * LARGEST / 64, "none": reach}[headroom]
+    scales = np.where(reach > 0, reach, 1.0) / LARGEST
+    return scales if per_channel else np.full_like(scales, scales.max())
+
+
+def _pair_reach(weight: np.ndarray) -> np.ndarray:
+    """The largest sum of two weights of one sign that meet in 16 bits, or of one alone: float (out,).
+
+    They are neighbours in the order in which a kernel walks: row, column, channel, two by two from the start. With an
+    odd number of channels some kernels fill up each pixel with a 0, others pair across pixels: both are heeded.
+    """
+    walked = np.moveaxis(weight.reshape(len(weight), weight.shape[1], -1), 1, 2)  # (out, pixel, channel)
+    sums = []
+    for flat in (walked, walked.reshape(len(weight), 1, -1)):
+        even = np.pad(flat, ((0, 0), (0, 0), (0, flat.shape[2] % 2)))
+        for side in (np.maximum(even, 0), np.maximum(-even, 0)):
+            sums.append((side[..., 0::2] + side[..., 1::2]).reshape(len(weight), -1).max(axis=1))
+    return np.max(sums, axis=0)
+
+
 def quantise_static(
     program: Program,
     path: Path | str,
@@ -95,15 +142,13 @@ def quantise_static(
     method: Method = "minmax",
     exclude: Sequence[str] = (),
     per_channel: bool = True,
-    weight_bits: Literal[7, 8] = WEIGHT_BITS,
+    headroom: Headroom = "pairs",
     check: np.ndarray | None = None,
     tolerance: float = 0.1,
 ) -> Program:
     """A program that computes in int8, its ranges fixed beforehand on `images`.
 
-    Activations become uint8, a grid a tensor; weights int8 around 0, a grid an output channel. Weights use 7 of the 8
-    bits, as ONNX Runtime advises for processors without VNNI: there products of bytes are added in pairs to 16 bits
-    with saturation, and 2 x 255 x 127 is beyond them while 2 x 255 x 64 is not.
+    Activations become uint8, a grid a tensor; weights int8 around 0, a grid an output channel (`weight_scales`).
 
     Args:
         program: in float, from `export`.
@@ -113,7 +158,7 @@ def quantise_static(
             but the outermost 0.001 % (`percentile`).
         exclude: names of nodes that stay in float (`nodes` lists them).
         per_channel: False gives all weights of a layer one grid.
-        weight_bits: 8 for programs that run only where VNNI or its like is.
+        headroom: of the weights, see `weight_scales`.
         check: uint8 (n, side, side, 3) to compare with the float program on; by default the first 1,000 of `images`.
         tolerance: largest share of them that may change class.
 
@@ -122,8 +167,8 @@ def quantise_static(
         ParameterError: no images, an unknown method or node, or a program that is quantised already.
     """
     _need_float(program)
-    if method not in METHODS or weight_bits not in (7, 8):
-        raise ParameterError(f"method={method!r} must be one of {', '.join(METHODS)}, weight_bits={weight_bits} 7 or 8")
+    if method not in METHODS:
+        raise ParameterError(f"method is {method!r}: take one of {', '.join(METHODS)}")
     if not len(images):
         raise ParameterError("there are no images to find the ranges on: give some hundred of the training set")
     if unknown := set(exclude) - set(nodes(program)):
@@ -139,13 +184,16 @@ def quantise_static(
             _Reader(batches),
             quant_format=QuantFormat.QDQ,
             per_channel=per_channel,
-            reduce_range=weight_bits == 7,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(exclude),
             calibrate_method=CalibrationMethod[METHODS[method]],
             # A batch at a time: the histograms of all of them would be made from all activations at once.
-            extra_options={"CalibStridedMinMax": 1, "CalibTensorRangeSymmetric": False},
+            extra_options={
+                "CalibStridedMinMax": 1,
+                "CalibTensorRangeSymmetric": False,
+                "TensorQuantOverrides": _weight_ranges(model, per_channel, headroom),
+            },
         )
         graph = _serialised(target)
     step = {
@@ -153,7 +201,7 @@ def quantise_static(
         "method": method,
         "images": len(images),
         "per_channel": per_channel,
-        "weight_bits": weight_bits,
+        "headroom": headroom,
         "excluded": sorted(exclude),
     }
     return _written(program, path, graph, step, images[:1000] if check is None else check, tolerance)
@@ -164,7 +212,6 @@ def quantise_dynamic(
     path: Path | str,
     *,
     check: np.ndarray,
-    weight_bits: Literal[7, 8] = WEIGHT_BITS,
     tolerance: float = 0.1,
 ) -> Program:
     """A program with int8 weights whose activations get their ranges while it runs, anew for each batch.
@@ -176,7 +223,6 @@ def quantise_dynamic(
         program: in float, from `export`.
         path: of the new file; written whole or not at all.
         check: uint8 (n, side, side, 3) to compare with the float program on.
-        weight_bits: see `quantise_static`.
         tolerance: largest share of the images that may change class.
 
     Raises:
@@ -186,10 +232,9 @@ def quantise_dynamic(
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _quantised(program) as (model, target):
-        quantize_dynamic(model, target, weight_type=QuantType.QUInt8, reduce_range=weight_bits == 7)
+        quantize_dynamic(model, target, weight_type=QuantType.QUInt8)
         graph = _serialised(target)
-    step = {"step": "quantise_dynamic", "weight_bits": weight_bits}
-    return _written(program, path, graph, step, check, tolerance)
+    return _written(program, path, graph, {"step": "quantise_dynamic"}, check, tolerance)
 
 
 def nodes(program: Program) -> dict[str, str]:
@@ -197,6 +242,26 @@ def nodes(program: Program) -> dict[str, str]:
     import onnx
 
     return {node.name: node.op_type for node in onnx.ModelProto.FromString(read_graph(program)).graph.node}
+
+
+def _weight_ranges(model: onnx.ModelProto, per_channel: bool, headroom: Headroom) -> dict[str, list[dict[str, Any]]]:
+    """For ONNX Runtime's quantiser: the range of each weight's grids."""
+    from onnx import helper, numpy_helper
+
+    weights = {one.name: one for one in model.graph.initializer}
+    ranges = {}
+    for node in model.graph.node:
+        options = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        if node.op_type not in ("Conv", "Gemm") or node.input[1] not in weights:
+            continue
+        weight = numpy_helper.to_array(weights[node.input[1]])
+        axis = 0 if node.op_type == "Conv" or options.get("transB") else 1
+        scales = weight_scales(
+            np.moveaxis(weight, axis, 0), groups=options.get("group", 1), per_channel=per_channel, headroom=headroom
+        )
+        limits = [{"rmin": np.float32(-LARGEST * one), "rmax": np.float32(LARGEST * one)} for one in scales]
+        ranges[node.input[1]] = [limit | {"axis": axis} for limit in limits] if per_channel else limits[:1]
+    return ranges
 
 
 class _Reader:
