@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scaletut.compress.agreement import Agreement, compare_logits
+    from scaletut.compress.aware import finish_quantisation_aware, quantisation_aware, simulate_weights
     from scaletut.compress.distil import Distillation, fit_student, soft_loss
     from scaletut.compress.driver import Bench, Stage, compress, record_of
     from scaletut.compress.frontier import Cost, Point, front, plot_front, points
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         quantise,
         quantise_dynamic,
         quantise_static,
+        weight_scales,
     )
     from scaletut.compress.recipe import Step, parse
 
@@ -77,6 +79,7 @@ __all__ = [
     "eager",
     "export",
     "factorise",
+    "finish_quantisation_aware",
     "fit_student",
     "fold_norms",
     "front",
@@ -91,6 +94,7 @@ __all__ = [
     "prune_channels",
     "prune_in_rounds",
     "prune_weights",
+    "quantisation_aware",
     "quantise",
     "quantise_dynamic",
     "quantise_static",
@@ -99,10 +103,12 @@ __all__ = [
     "runner",
     "search",
     "sensitivity",
+    "simulate_weights",
     "soft_loss",
     "svd_conv",
     "svd_linear",
     "tucker",
+    "weight_scales",
 ]
 
 # Each name and the module that has it: a server that runs programs does not wait for torch.
@@ -137,6 +143,7 @@ _HOME = {
     "eager": "latency",
     "export": "graph",
     "factorise": "lowrank",
+    "finish_quantisation_aware": "aware",
     "fit_student": "distil",
     "fold_norms": "graph",
     "front": "frontier",
@@ -151,6 +158,7 @@ _HOME = {
     "prune_channels": "prune",
     "prune_in_rounds": "prune",
     "prune_weights": "prune",
+    "quantisation_aware": "aware",
     "quantise": "quantize",
     "quantise_dynamic": "quantize",
     "quantise_static": "quantize",
@@ -159,10 +167,12 @@ _HOME = {
     "runner": "latency",
     "search": "planner",
     "sensitivity": "prune",
+    "simulate_weights": "aware",
     "soft_loss": "distil",
     "svd_conv": "lowrank",
     "svd_linear": "lowrank",
     "tucker": "lowrank",
+    "weight_scales": "quantize",
 }
 
 

@@ -58,7 +58,7 @@ def fold_norms(net: nn.Module, *, side: int = 32) -> nn.Module:
     like = next(folded.parameters())
     with seeded(0):
         images = torch.randn(2, 3, side, side).to(like)
-    pairs = _pairs(folded, images)
+    pairs = norm_pairs(folded, images)
     with torch.no_grad():
         before = folded(images)
         for norm, layer in pairs.items():
@@ -73,7 +73,7 @@ def fold_norms(net: nn.Module, *, side: int = 32) -> nn.Module:
     return folded
 
 
-def _pairs(net: nn.Module, images: Tensor) -> dict[str, str]:
+def norm_pairs(net: nn.Module, images: Tensor) -> dict[str, str]:
     """Names of the norms whose input is the output of a layer, and of that layer."""
     names = {module: name for name, module in net.named_modules()}
     made_by: dict[int, nn.Module] = {}  # layer of a tensor, by its id

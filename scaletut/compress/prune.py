@@ -136,16 +136,24 @@ def hold_zeros(net: nn.Module) -> Iterator[nn.Module]:
     Raises:
         ParameterError: no weight is zero.
     """
-    layers = [layer for _, layer in _weighted(net) if bool((layer.weight == 0).any())]
+    layers = [layer for _, layer in _weighted(net) if bool((_stored(layer) == 0).any())]
     if not layers:
         raise ParameterError("no weight of this network is zero: call prune_weights() first")
     for layer in layers:
-        parametrize.register_parametrization(layer, "weight", _Mask(layer.weight.detach() != 0))
+        parametrize.register_parametrization(layer, "weight", _Mask(_stored(layer).detach() != 0))
     try:
         yield net
     finally:
         for layer in layers:
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            if len(layer.parametrizations.weight) == 1:
+                parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            else:  # the rounding of quantisation-aware training stays
+                del layer.parametrizations.weight[-1]
+
+
+def _stored(layer: nn.Module) -> Tensor:
+    """The layer's weight as its parameter has it, before any parametrisation."""
+    return layer.parametrizations.weight.original if parametrize.is_parametrized(layer, "weight") else layer.weight
 
 
 class _Mask(nn.Module):
