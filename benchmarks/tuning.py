@@ -2,11 +2,13 @@
 
     SCALETUT_DATA=... python benchmarks/tuning.py
     python benchmarks/tuning.py --data zipf10 --networks fast,tutorial,resnet8 --budget 120
+    python benchmarks/tuning.py --record results
 
 Each network is tuned within the budget.
 Then its choice and the defaults (fp32, channels first, a DataLoader in the training process, torch's threads) run in
 one interleaved measurement, and both train from the same seeds and are scored on the test set.
 The bar: at least 1.8 times the images a second on each, and no loss of accuracy that the seeds agree on.
+A network whose step takes seconds needs a larger budget: `--networks strong --budget 300`.
 Nothing else may run meanwhile; exits 1 when the bar is missed.
 """
 
@@ -15,11 +17,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 from tqdm import tqdm
 
-from scaletut.records import format_value
+from scaletut.records import Value, format_value, new_record, write_record
 from scaletut.resources import Ledger, Setting, Task, accuracies, difference, measure, tune
 from scaletut.train import Recipe
 from scaletut.train.presets import PRESETS
@@ -41,6 +45,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--budget", type=float, default=120)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--record", type=Path, help="folder that gets a record of each network's run")
     options = parser.parse_args()
     passed = [one_network(name, options) for name in options.networks.split(",")]
     return 0 if all(passed) else 1
@@ -48,6 +53,7 @@ def main() -> int:
 
 def one_network(name: str, options: argparse.Namespace) -> bool:
     """Tune, confirm, train; whether the bar is met."""
+    started = time.perf_counter()
     task = task_of(name, options)
     with tqdm(desc=name, unit="stage") as bar:
         told = lambda stage: (bar.set_description(f"{name}: {stage}"), bar.update())  # noqa: E731
@@ -60,6 +66,26 @@ def one_network(name: str, options: argparse.Namespace) -> bool:
     gain = ledger["tuned"].ratio
     print(f"  {gain.value:.2f} times ({gain.low:.2f} to {gain.high:.2f}, {gain.n} rounds), bar {BAR}")
     print(f"  accuracy changed by {format_value(shift, 'interval')} (n = {shift.n}), load before {ledger.load}")
+    if options.record:
+        record = new_record(
+            f"tuning.bar.{name.replace('-', '_')}",
+            profile="laptop",
+            parameters={"network": name, "setting": tuned.setting.changes(ledger.rows[0].setting), "bar": BAR}
+            | {one: getattr(options, one) for one in ("data", "images", "epochs", "budget", "seeds")},
+            data_digest=task.train_set().digest,
+            seeds=[task.seed],
+            values={
+                "gain": Value(gain.value, "×", gain.low, gain.high, gain.n),
+                "defaults": ledger["defaults"].images_per_second,
+                "tuned": ledger["tuned"].images_per_second,
+                "accuracy_change": shift,
+            },
+            wall_seconds=time.perf_counter() - started,
+            command=f"python benchmarks/tuning.py --networks {name} --data {options.data} --images {options.images} "
+            f"--epochs {options.epochs:g} --budget {options.budget:g} --seeds {options.seeds}",
+            note="nothing else ran on the machine",
+        )
+        print(write_record(record, options.record))
     return gain.value >= BAR and (shift.high is None or shift.high >= 0)
 
 
