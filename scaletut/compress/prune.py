@@ -518,7 +518,21 @@ def _apply(net: nn.Module, found: list[tuple[ChannelGroup, Any]], removed: list[
         parameter.requires_grad_(name not in frozen)
     if isinstance(net, SpeedNet):  # its head divides by the number of channels, which must not change the logits
         head.weight.data *= head.in_features / inputs
+        _check_alive(net)
     _project_narrow(net)
+
+
+def _check_alive(net: nn.Module) -> None:
+    """Refuse filters that are left with zeros only: a speed net's norms would divide their gradient by nearly zero.
+
+    So it is where untrained filters are still the identity, each copying one channel.
+    """
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.Conv2d) and not bool(layer.weight.flatten(1).any(dim=1).all()):
+            raise ParameterError(
+                f"filters of '{name}' read only channels that would go, usually because the network is untrained and "
+                "they copy one channel each: train it first, then prune"
+            )
 
 
 def _project_narrow(net: nn.Module) -> None:

@@ -155,7 +155,7 @@ def _description(name: str, layer: nn.Module) -> dict[str, Any]:
             return {"kind": kind} | {field: _value(layer, field) for field in fields}
     raise ParameterError(
         f"layer '{name}' is a {type(layer).__name__}, which cannot be described, so the network could not be loaded "
-        "again: after LoRA call merge(model), after training for quantisation finish it, then save"
+        "again: after LoRA call merge(model), leave hold_zeros(), finish training for quantisation, then save"
     )
 
 
