@@ -487,6 +487,40 @@ class Parallel(Chapter):
     seed: int = parameter(0, "of weights and batches", low=0, high=2**31 - 1)
 
 
+class Serving(Chapter):
+    """Parameters of the chapter on serving a network."""
+
+    title = "Serving it"
+    of_machine = ("gain_", "inside", "batch_")
+    by_profile = types.MappingProxyType(
+        {
+            profile: {
+                "data": data,
+                "network": "resnet20",
+                "images": images,
+                "epochs": epochs,
+                "seconds": seconds,
+                "rounds": rounds,
+            }
+            for profile, data, images, epochs, seconds, rounds in (
+                ("quick", "zipf10", 300, 2, 2.0, 1),
+                ("laptop", "cifar10", 4000, 6, 8.0, 3),
+                ("gpu", "cifar10", 20_000, 10, 10.0, 5),
+            )
+        }
+    )
+
+    data: str = parameter("", "image set", values="cifar10, zipf10, folder:PATH or an npz file")
+    network: str = parameter("", "what is served, twice as wide as usual", values="a name of scaletut.models")
+    images: int = parameter(0, "to train on", unit="images", low=0, high=1_000_000)
+    epochs: int = parameter(0, "passes of the training", unit="epochs", low=0, high=200)
+    seconds: float = parameter(0.0, "of each measured load", unit="seconds", low=0.0, high=3600.0)
+    rounds: int = parameter(0, "measurements of each load", unit="rounds", low=0, high=100)
+    seed: int = parameter(0, "of weights, batches and arrivals", low=0, high=2**31 - 1)
+
+    _known_source = field_validator("data")(known_source)
+
+
 CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
     {
         "finetune": Finetune,
@@ -497,5 +531,6 @@ CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
         "predict": Predict,
         "tuning": Tuning,
         "parallel": Parallel,
+        "serving": Serving,
     }
 )

@@ -33,6 +33,8 @@ SAMPLE = 0.005  # seconds between two looks at how many requests are under way
 LAST = 30.0  # seconds that the last answers may take
 LOST = 0  # in place of a status: the connection broke, or no answer came
 
+Looks = list[tuple[float, int]]
+
 
 @dataclass(frozen=True)
 class Load:
@@ -46,7 +48,7 @@ class Load:
         latencies: seconds from due to answered, float64 (n,), of the answers with status 200, in the order in which
             they were due.
         throughput: answers with status 200 a second that arrived while it was measured.
-        in_system: requests under way, the mean of looks at regular times.
+        in_system: requests under way, the mean of looks every 5 ms, each weighted by the time since the one before.
         rate_times_latency: due requests a second times their mean latency, whatever their status: Little's law says
             that this is `in_system`.
         lateness: seconds by which the generator sent late, the 99th percentile; where it is not small against the
@@ -307,15 +309,17 @@ class _Client:
             loop.call_soon_threadsafe(lambda: last.done() or last.set_result(None))
 
     @contextlib.contextmanager
-    def _watched(self, warm_up: float, seconds: float) -> Iterator[list[int]]:
-        """Looks at the number of requests under way, from the end of the warm-up to the end."""
-        looks: list[int] = []
+    def _watched(self, warm_up: float, seconds: float) -> Iterator[Looks]:
+        """Looks (seconds since the last, requests under way), from the end of the warm-up to the end."""
+        looks: Looks = []
 
         async def look() -> None:
             await asyncio.sleep(warm_up)
-            while self.now() < warm_up + seconds:
-                looks.append(self.under_way)
+            last = self.now()
+            while last < warm_up + seconds:
                 await asyncio.sleep(SAMPLE)
+                looks.append((self.now() - last, self.under_way))
+                last = self.now()
 
         self._start = time.perf_counter()
         looking = asyncio.get_running_loop().create_task(look())
@@ -324,7 +328,7 @@ class _Client:
         finally:
             looking.cancel()
 
-    def _load(self, warm_up: float, seconds: float, looks: list[int], rate: float | None, clients: int) -> Load:
+    def _load(self, warm_up: float, seconds: float, looks: Looks, rate: float | None, clients: int) -> Load:
         """What the requests that were due while it was measured say."""
         end = warm_up + seconds
         counted = [one for one in self.requests if warm_up <= one.due < end]
@@ -341,7 +345,7 @@ class _Client:
             statuses={code: sum(one.status == code for one in counted) for code in codes},
             latencies=latencies,
             throughput=answered / seconds,
-            in_system=float(np.mean(looks)) if looks else 0.0,
+            in_system=sum(gap * count for gap, count in looks) / max(sum(gap for gap, _ in looks), 1e-9),
             rate_times_latency=sum(one.done - one.due for one in counted) / seconds,
             lateness=float(np.quantile(late, 0.99)) if late else 0.0,
         )

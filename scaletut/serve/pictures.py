@@ -26,6 +26,7 @@ SMALL = 1 << 16  # pixels that are decoded sooner than a thread is woken
 MOST_JSON = 1_000_000  # bytes: numbers are parsed while nothing else is served
 HOW = "send a picture as image/png or image/jpeg, as a file of a form, or as JSON {'images': [...]}"
 
+Image.init()  # all parsers now, not within the first request
 _decoding = ThreadPoolExecutor(1, "decoding")  # one: pictures that take long to decode take one core and no more
 
 

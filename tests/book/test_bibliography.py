@@ -15,6 +15,19 @@ BIB = ROOT / "book" / "references.bib"
 
 # key: (first author's family name, year, title)
 WORKS = {
+    "little1961": ("Little", 1961, r"A Proof for the Queuing Formula: $L = \lambda W$"),
+    "kleinrock1979": (
+        "Kleinrock",
+        1979,
+        "Power and Deterministic Rules of Thumb for Probabilistic Problems in Computer Communications",
+    ),
+    "harcholbalter2013": (
+        "Harchol-Balter",
+        2013,
+        "Performance Modeling and Design of Computer Systems: Queueing Theory in Action",
+    ),
+    "schroeder2006": ("Schroeder", 2006, "Open Versus Closed: A Cautionary Tale"),
+    "crankshaw2017": ("Crankshaw", 2017, "Clipper: A Low-Latency Online Prediction Serving System"),
     "patarasuk2009": ("Patarasuk", 2009, "Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations"),
     "sanders2009": ("Sanders", 2009, "Two-tree algorithms for full bandwidth broadcast, reduction and scan"),
     "li2020": ("Li", 2020, "PyTorch Distributed: Experiences on Accelerating Data Parallel Training"),
