@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaletut.serve.load import Load, closed_loop, join, open_loop, sweep
-    from scaletut.serve.queueing import batch_cost, knee, mean_wait, simulate, utilisation
+    from scaletut.serve.load import Load, closed_loop, join, knee_of, open_loop, sweep
+    from scaletut.serve.queueing import batch_cost, knee, mean_wait, poisson_arrivals, simulate, utilisation
     from scaletut.serve.run import Service, running, serve
     from scaletut.serve.settings import ServeError, Settings
 
@@ -20,8 +20,10 @@ __all__ = [
     "closed_loop",
     "join",
     "knee",
+    "knee_of",
     "mean_wait",
     "open_loop",
+    "poisson_arrivals",
     "running",
     "serve",
     "simulate",
@@ -30,8 +32,8 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("Load", "closed_loop", "join", "open_loop", "sweep"), "load"),
-    **dict.fromkeys(("batch_cost", "knee", "mean_wait", "simulate", "utilisation"), "queueing"),
+    **dict.fromkeys(("Load", "closed_loop", "join", "knee_of", "open_loop", "sweep"), "load"),
+    **dict.fromkeys(("batch_cost", "knee", "mean_wait", "poisson_arrivals", "simulate", "utilisation"), "queueing"),
     **dict.fromkeys(("Service", "running", "serve"), "run"),
     **dict.fromkeys(("ServeError", "Settings"), "settings"),
 }

@@ -116,6 +116,14 @@ def test_health_metrics_and_description(service: Service, client: httpx.Client) 
     assert falls == sorted(falls)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what a process has loaded")
+def test_neither_server_nor_workers_load_torch(service: Service) -> None:
+    for pid in (service.pid, *service.worker_pids()):
+        loaded = Path(f"/proc/{pid}/maps").read_text()
+        assert "numpy" in loaded
+        assert "torch" not in loaded
+
+
 # --- what is refused -----------------------------------------------------------------
 
 
@@ -241,6 +249,16 @@ def test_an_endless_header_and_no_http_at_all(service: Service, client: httpx.Cl
     assert said.startswith(b"HTTP/1.1 431 ")
     assert talk(service, b"\x16\x03\x01 hello\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert fine(client)
+
+
+def test_of_too_many_large_bodies_the_slowest_is_ended(service: Service, client: httpx.Client) -> None:
+    with ThreadPoolExecutor(20) as threads:
+        part = HEAD + b"content-length: 960000\r\n\r\n" + bytes(950_000)  # all of them: more than sixteen may hold
+        said = [threads.submit(talk, service, part) for _ in range(20)]
+        assert fine(client)
+        reasons = [one.result() for one in said]
+    assert all(reason.startswith(b"HTTP/1.1 408 ") for reason in reasons)
+    assert any(b"slowest of too many" in reason for reason in reasons)
 
 
 def test_a_client_that_hangs_up_is_counted_and_forgotten(service: Service, client: httpx.Client) -> None:
