@@ -55,9 +55,8 @@ def fold_norms(net: nn.Module, *, side: int = 32) -> nn.Module:
             is used elsewhere too.
     """
     folded = copy.deepcopy(net).eval()
-    like = next(folded.parameters())
     with seeded(0):
-        images = torch.randn(2, 3, side, side).to(like)
+        images = torch.randn(2, 3, side, side).to(next(folded.parameters(), torch.empty(0)))
     pairs = norm_pairs(folded, images)
     with torch.no_grad():
         before = folded(images)
@@ -153,6 +152,7 @@ def export(
         raise ParameterError(f"images are {images.dtype} {images.shape}: give uint8 (n, {side}, {side}, 3), n above 0")
     plain = copy.deepcopy(net).float().cpu().to(memory_format=torch.contiguous_format).eval()
     expected = eager_logits(plain, images, normalisation)
+    compare_logits(expected, expected)  # finite, before the long part starts
     if expected.shape[1] != len(class_names):
         raise ParameterError(f"{len(class_names)} class names for {expected.shape[1]} outputs: give one each")
     graph = _to_onnx(_folded(plain, side), side)
