@@ -135,7 +135,8 @@ def _bench(job: _Job, options: argparse.Namespace, folder: Path, report: Any) ->
     if not 0 < held < len(data.train):
         raise ParameterError(f"{held} of {len(data.train)} images would be held out; leave some to train on")
     train, scored = data.train.split(held, seed=0)
-    if job.manifest.get("hold_out") != held:
+    told = job.manifest.get("hold_out") == held
+    if not told:
         job.notes.append(
             f"the checkpoint does not say that {held} images were held out of its training; if it has learned the ones "
             "that are scored here, its accuracy and all drops look larger than they are"
@@ -159,7 +160,9 @@ def _bench(job: _Job, options: argparse.Namespace, folder: Path, report: Any) ->
         epochs=options.epochs,
         seed=options.seed,
         petaflop=float(job.manifest.get("petaflop", 0.0)),
+        facts={"data": job.source, **({"hold_out": held} if told else {})},
         threads=options.threads,
+        seconds=options.seconds,
         report=report,
     )
 
@@ -408,7 +411,7 @@ def _tried_line(tried: Tried) -> str:
 def _search_lines(found: Found, bench: Bench, options: argparse.Namespace) -> list[str]:
     lines = [_tried_line(one) for one in found.trials]
     if found.best:
-        lines += ["", f"best: {_tried_line(found.best).strip()}"]
+        lines += ["", f"best: trial {_tried_line(found.best).strip()}"]
         if not options.final:
             lines.append("its drop is the least of several, so a little too good: score it once with --final")
     return [*lines, f"{_scored_on(bench, argparse.Namespace(final=False))}"]
