@@ -21,6 +21,7 @@ from scaletut.errors import ParameterError
 from scaletut.models.build import seeded
 
 MOMENTUM = 0.05  # of the moving averages of an activation's extremes
+AVERAGES = (nn.AdaptiveAvgPool2d, nn.AvgPool2d)  # their inputs are rounded too
 MERGED = (nn.ReLU, nn.ReLU6, nn.MaxPool2d, *BATCH_NORMS)  # these round their layer's output for it, or not at all
 
 
@@ -84,7 +85,8 @@ def quantisation_aware(
     """A copy that computes with the rounding of `quantise_static`, to be trained on by `scaletut.train.fit`.
 
     Every convolution and linear layer sees its weights rounded as they will be (with the norm behind it folded in, by
-    the norm's running statistics) and its inputs rounded to 256 levels; what is added up in shortcuts is rounded too.
+    the norm's running statistics) and its inputs rounded to 256 levels; what is added up in shortcuts is rounded too,
+    and what a pooling layer averages.
     Gradients pass the rounding as if it were not there. `finish_quantisation_aware` takes all that away again.
 
     Args:
@@ -113,6 +115,7 @@ def quantisation_aware(
         if isinstance(module, LAYERS):
             grid = WeightGrid(module, norms.get(name), per_channel, headroom)
             parametrize.register_parametrization(module, "weight", grid)
+        if isinstance(module, (*LAYERS, *AVERAGES)):
             module.input_grid = ActivationGrid()
             module.register_forward_pre_hook(_round_input)
         if module in lonely:
