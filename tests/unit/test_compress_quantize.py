@@ -236,7 +236,9 @@ def test_rounding_in_training_is_the_rounding_of_the_program(monkeypatch: pytest
     test = data().test.images
     found = eager_logits(aware.eval(), test, trained().normalisation)
     program, plain = quantised().predictor(level="off")(test), exported().logits(test)
-    assert np.abs(found - program).mean() < 0.1 * np.abs(plain - program).mean()
+    same = [float((np.abs(one - program) < 1e-3).mean()) for one in (found, plain)]
+    assert same[0] > 0.8  # the rest is off by a level: a sum that fell on the edge between two
+    assert same[1] < 0.2
 
 
 def test_a_prepared_network_trains_and_becomes_plain_again() -> None:
