@@ -99,8 +99,6 @@ from scaletut.models import build
 from scaletut.records import Claims, Value, format_value
 from scaletut.records import new_record, peak_memory
 from scaletut.resources.throughput import summary
-from scaletut.serve.load import knee_of
-from scaletut.serve.queueing import poisson_arrivals
 from scaletut.train import Recipe, fit
 
 # %%
@@ -330,7 +328,7 @@ plt.show()
 # %%
 def predicted(rate, workers=1):
     """Mean seconds in a service that costs nothing but computing."""
-    arrivals = poisson_arrivals(rate, 40, p.seed)
+    arrivals = serve.poisson_arrivals(rate, 40, p.seed)
     return serve.simulate(
         arrivals, fixed=fixed, per_image=per_image, most=32, wait=0.002,
         workers=workers,
@@ -501,7 +499,8 @@ claims.check(
 # So the claim looks at loads whose requests were nearly all answered while they were measured.
 
 # %%
-knee = knee_of([one for one in joined if one.offered < full.throughput])
+below = [one for one in joined if one.offered < full.throughput]
+knee = serve.knee_of(below)
 print("the knee:", keep("knee", knee.offered, "requests/s"), "with",
       keep("inside_knee", knee.in_system), "inside, p99",
       keep("knee_p99", 1e3 * knee.quantile(0.99), "ms"))
@@ -523,8 +522,8 @@ for share, mark, color in ((0.5, "o", blue), (0.95, "s", orange),
                            (0.99, "D", violet)):
     axes[0].plot(offered, [1e3 * one.quantile(share) for one in joined],
                  mark + "-", color=color, label=f"p{100 * share:.0f}")
-below = [rate for rate in offered if rate < 0.95 * most]
-axes[0].plot(below, [1e3 * predicted(rate) for rate in below], "--",
+able = [rate for rate in offered if rate < 0.95 * most]
+axes[0].plot(able, [1e3 * predicted(rate) for rate in able], "--",
              color=teal, label="simulated mean")
 axes[0].axvline(knee.offered, color=figures.QUIET, linewidth=1)
 axes[0].set(yscale="log", xlabel="offered (requests/s)",
@@ -749,7 +748,7 @@ ask.close()
 # Work out the least by the utilisation, then simulate.
 
 # %% tags=["hide-cell"]
-arrivals = poisson_arrivals(100, 200, seed=0)
+arrivals = serve.poisson_arrivals(100, 200, seed=0)
 tails = {}
 for workers in (2, 3, 4):
     latency = serve.simulate(arrivals, fixed=0.02, workers=workers)
@@ -769,7 +768,7 @@ assert tails[2] > 0.1 > tails[3]
 # %% tags=["hide-cell"]
 means = {}
 for rate in (20, 800):
-    arrivals = poisson_arrivals(rate, 100, seed=0)
+    arrivals = serve.poisson_arrivals(rate, 100, seed=0)
     for wait in (0.0, 0.01):
         latency = serve.simulate(
             arrivals, fixed=0.01, most=32, wait=wait

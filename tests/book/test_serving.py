@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from scaletut import serve
 from scaletut.chapters import schemas
-from scaletut.serve.queueing import poisson_arrivals
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +56,7 @@ def test_recorded_rounds_have_an_interval(record: dict) -> None:
 def test_the_queue_by_hand_and_the_count_inside(cells: list[str]) -> None:
     waits = definitions(cell_with(cells, "def waits("), np=np).waits
     np.testing.assert_allclose(waits([0.0, 1.0, 5.0], 2.0), [0.0, 1.0, 0.0])
-    arrivals = poisson_arrivals(100, 30, seed=4)
+    arrivals = serve.poisson_arrivals(100, 30, seed=4)
     np.testing.assert_allclose(waits(arrivals, 0.008) + 0.008, serve.simulate(arrivals, fixed=0.008))
     inside = definitions(cell_with(cells, "def inside("), np=np).inside
     assert inside(np.array([0.0, 1.0]), np.array([3.0, 2.0]), np.array([0.5, 1.5, 2.5, 4.0])).tolist() == [1, 2, 1, 0]
@@ -72,7 +71,6 @@ def test_the_knee_of_the_formula_has_one_inside(cells: list[str], capsys: pytest
 
 def test_the_prediction_is_the_simulation_with_the_batchs_cost(cells: list[str]) -> None:
     names = {"fixed": 0.004, "per_image": 0.001, "p": SimpleNamespace(seed=0), "serve": serve}
-    names["poisson_arrivals"] = poisson_arrivals
     predicted = definitions(cell_with(cells, "def predicted("), **names).predicted
     assert 0.006 < predicted(2) < 0.0075  # alone: the wait for others, the call, one image
     assert predicted(600) > 2 * predicted(2)
