@@ -228,6 +228,7 @@ def prune_channels(
     """
     how = _Channels(side, round_to, importance, spread, most)
     how.check(share, shares or {})
+    how = how.with_most(share)
     new = copy.deepcopy(net)
     widths = _remove(new, share, shares or {}, how, {})
     if not widths:
@@ -360,7 +361,8 @@ class _Channels:
 
     def told(self, shares: Mapping[str, float] | None) -> dict[str, Any]:
         own = {"shares": dict(shares)} if shares else {}
-        return {"round_to": self.round_to, "importance": self.importance, "spread": self.spread, **own}
+        names = ("round_to", "importance", "spread", "most")
+        return {name: getattr(self, name) for name in names} | own
 
 
 @dataclass(frozen=True)

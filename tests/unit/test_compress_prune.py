@@ -267,7 +267,7 @@ def test_in_rounds_the_same_share_goes(data) -> None:
     assert [number for number, _ in seen] == [1, 2, 3]
     for number, left in seen:
         assert abs(left - total * (1 - 0.5 * number / 3)) <= 2  # half a block
-    assert [step["round"] for step in new.steps] == [1, 2, 3]
+    assert [(step["round"], step["most"]) for step in new.steps] == [(1, 0.75), (2, 0.75), (3, 0.75)]
     assert min(group.channels for group in channel_groups(new, side=32)) >= 4
     assert any(not torch.equal(a, b) for a, b in zip(new.fc.parameters(), net.fc.parameters(), strict=True))
 

@@ -111,6 +111,14 @@ def test_only_what_differs_is_told() -> None:
     assert torch.equal(again.eval()(images()), net.eval()(images()))
 
 
+@pytest.mark.parametrize("geometry", [{"kernel_size": 5}, {"stride": 2}, {"padding": 2}, {"dilation": 2}])
+def test_a_layer_of_another_geometry_is_described_whole(geometry: dict) -> None:
+    net = build("resnet8", width=0.5)
+    net.conv = nn.Conv2d(3, 8, **{"kernel_size": 3, "padding": 1, "bias": False} | geometry)
+    again = rebuild(net.spec, json.loads(json.dumps(changed_layers(net))))
+    assert repr(again.conv) == repr(net.conv)
+
+
 def test_every_kind_can_be_made_again() -> None:
     """Planted: a field left out of a kind's list would build another layer."""
     layers = {
