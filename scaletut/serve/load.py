@@ -283,12 +283,16 @@ class _Client:
             one.transport.close()
 
     async def _connection(self) -> _Connection:
-        while not self._free and self._open >= CONNECTIONS:
+        while True:
+            while self._free:
+                if (idle := self._free.pop()).keeps:
+                    return idle
+                self._open -= 1  # closed by the service meanwhile
+            if self._open < CONNECTIONS:
+                break
             turn = asyncio.get_running_loop().create_future()
             self._no_connection.append(turn)
             await turn
-        if self._free:
-            return self._free.pop()
         self._open += 1
         make = asyncio.get_running_loop().create_connection(_Connection, self.host, self.port)
         return (await make)[1]

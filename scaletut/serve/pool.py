@@ -158,6 +158,7 @@ class Pool:
                 ending.cancel()
                 await asyncio.gather(feeding, ending, return_exceptions=True)
             del self.workers[number]
+            await worker.stop()  # it has ended, unless the fault was ours
             self.metrics.restarts += 1
             self.workers[number] = await self._replacement()
 

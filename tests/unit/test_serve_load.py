@@ -24,14 +24,19 @@ SERVICE = 0.02  # seconds of the service below, which serves one request at a ti
 
 
 @contextlib.contextmanager
-def one_at_a_time(seconds: float = SERVICE, stall: tuple[float, float] = (0.0, 0.0)) -> Iterator[str]:
-    """An HTTP service with a known time of service; in `stall` (from, to, seconds after the start) it does nothing."""
+def one_at_a_time(
+    seconds: float = SERVICE, stall: tuple[float, float] = (0.0, 0.0), idle: float = 60.0
+) -> Iterator[str]:
+    """An HTTP service with a known time of service; in `stall` (from, to, seconds after the start) it does nothing.
+
+    Connections that say nothing for `idle` seconds are closed.
+    """
     loop, turn, ready = asyncio.new_event_loop(), asyncio.Lock(), threading.Event()
     begun, port = time.monotonic(), 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while head := (await reader.readuntil(b"\r\n\r\n")).decode():
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.TimeoutError):
+            while head := (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), idle)).decode():
                 await reader.readexactly(int(head.split("content-length:")[1].split()[0]))
                 async with turn:
                     now = time.monotonic() - begun
@@ -156,6 +161,12 @@ def test_a_closed_loop_keeps_its_clients_and_no_more() -> None:
     assert found.throughput < 1.1 / SERVICE
     assert np.median(found.latencies) > 3.5 * SERVICE
     assert found.offered is None
+
+
+def test_connections_that_the_service_has_closed_lose_no_request() -> None:
+    with one_at_a_time(0.001, idle=0.05) as url:
+        found = serve.open_loop(url, [b"x"], rate=8, seconds=1.5, warm_up=0, seed=7)  # gaps of an eighth of a second
+    assert found.statuses == {200: len(poisson_arrivals(8, 1.5, seed=7))}
 
 
 def test_nobody_there() -> None:
