@@ -15,6 +15,28 @@ BIB = ROOT / "book" / "references.bib"
 
 # key: (first author's family name, year, title)
 WORKS = {
+    "blalock2020": ("Blalock", 2020, "What is the State of Neural Network Pruning?"),
+    "fang2023": ("Fang", 2023, "DepGraph: Towards Any Structural Pruning"),
+    "han2015": ("Han", 2015, "Learning both Weights and Connections for Efficient Neural Networks"),
+    "hinton2015": ("Hinton", 2015, "Distilling the Knowledge in a Neural Network"),
+    "jacob2018": (
+        "Jacob",
+        2018,
+        "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+    ),
+    "kim2016": (
+        "Kim",
+        2016,
+        "Compression of Deep Convolutional Neural Networks for Fast and Low Power Mobile Applications",
+    ),
+    "lebedev2015": (
+        "Lebedev",
+        2015,
+        "Speeding-up Convolutional Neural Networks Using Fine-tuned CP-Decomposition",
+    ),
+    "li2017": ("Li", 2017, "Pruning Filters for Efficient ConvNets"),
+    "liu2019": ("Liu", 2019, "Rethinking the Value of Network Pruning"),
+    "renda2020": ("Renda", 2020, "Comparing Rewinding and Fine-tuning in Neural Network Pruning"),
     "little1961": ("Little", 1961, r"A Proof for the Queuing Formula: $L = \lambda W$"),
     "kleinrock1979": (
         "Kleinrock",
