@@ -217,7 +217,7 @@ def quantise_dynamic(
     """A program with int8 weights whose activations get their ranges while it runs, anew for each batch.
 
     It needs no images to calibrate on. Convolutions become `ConvInteger`, which ONNX Runtime has not made fast
-    (onnxruntime issue 12854): on convolutional nets expect it to be several times slower than float.
+    (onnxruntime issue 12854): on convolutional nets expect it to be slower than float, and measure how much.
 
     Args:
         program: in float, from `export`.
