@@ -30,7 +30,7 @@ from scaletut.errors import ScaletutError
 from scaletut.models import count_parameters, load_weights, read_manifest, save_weights
 from scaletut.records import find_records, write_record
 from scaletut.resources import Setting
-from scaletut.train import fit, predict, training_flops
+from scaletut.train import Recipe, fit, predict, training_flops
 from scaletut.train.presets import Preset, make_network, preset
 
 ROOT = Path(__file__).parents[1]
@@ -40,24 +40,24 @@ HOW = Setting(channels_last=True, data="memory", keep_memory=True, fused=True, t
 # What is done to the given network. The first ones carry the chapter's findings, and come first for every seed.
 RECIPES = (
     "int8",
-    "prune=0.25,distil=2,int8",
-    "prune=0.5,distil=2,int8",
+    "prune=0.25,distil=3,int8",
+    "prune=0.5,distil=3,int8",
     "dynamic",
     "w4",
     "weights=0.8",
-    "prune=0.5,finetune=2,int8",
+    "prune=0.5,finetune=3,int8",
     "tucker=0.85,distil=1,int8",
-    "qat=0.5,int8",
     "prune=0.12,distil=2,int8",
     "prune=0.65,distil=2,int8",
     "prune=0.25,tucker=0.85,distil=1,int8",
     "weights=0.8,finetune=1",
+    "qat=0.5,int8",
 )
 HALF = 0.5  # width of the student, and of the thin network: a quarter of the multiply-adds
 # Networks trained from scratch beside the given one: the student alone and taught for as many epochs as the given
 # network had, and alone with all the compute that went into the given network and its pruned form.
 SCRATCH = ("half", "half_taught", "half_long")
-PRUNED = "prune=0.5,distil=2"  # the form whose compute `half_long` is given
+PRUNED = "prune=0.5,distil=3"  # the form whose compute `half_long` is given
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,17 @@ def carry_out(study: Study, network: str, seed: int, recipe: str) -> None:
     """Make the programs of a recipe, unless that was done."""
     if all(file.exists() for file in files(recipe.split(","), study.folder(network, seed))):
         return
-    bench = study.bench(network, seed, study.held_out, seconds=0.05)  # its latencies are not used
+    options = {"seconds": 0.05, "recipe": retraining(study.preset.recipe)}  # these latencies are not used
+    bench = study.bench(network, seed, study.held_out, **options)
     HOW.apply()
     for stage in compress(load_weights(study.given(network, seed)), parse(recipe), bench):
         tqdm.write(f"{network}, seed {seed}, {','.join(stage.steps) or stage.name}: {stage.accuracy.value:.2f} %")
+
+
+def retraining(recipe: Recipe) -> Recipe:
+    """How a network is trained on after a cut: as at first, at half the rates."""
+    rates = {name: getattr(recipe, name) for name in ("lr", "head_lr", "vector_lr")}
+    return replace(recipe, **{name: rate / 2 for name, rate in rates.items() if rate})
 
 
 def make_all(study: Study) -> None:
