@@ -246,9 +246,9 @@ claims.check(
 rates = x / service
 stay = np.array([service + serve.mean_wait(rate, service)
                  for rate in rates])
-best = serve.knee(rates, stay)
-print(f"the knee: utilisation {x[best]:.2f}, "
-      f"inside {rates[best] * stay[best]:.2f}")
+at = serve.knee(rates, stay)
+print(f"the knee: utilisation {x[at]:.2f}, "
+      f"inside {rates[at] * stay[at]:.2f}")
 
 # %% [markdown]
 # > **Takeaway.**
@@ -258,7 +258,7 @@ print(f"the knee: utilisation {x[best]:.2f}, "
 # %% [markdown]
 # ## What does a batch cost?
 #
-# A network computes <span class="given">32</span> images at once in less time than one after the other.
+# A network may compute several images at once in less time than one after the other.
 # By how much decides whether a service should collect requests.
 # First a network, trained and exported to a program as in the chapter on compression:
 
@@ -298,44 +298,54 @@ for _ in range(4 + 4 * p.rounds):
 
 # %%
 median = {size: np.median(times[size][1:]) for size in sizes}
-fixed, per_image = serve.batch_cost(sizes, list(median.values()))
+speed = {size: size / median[size] for size in sizes}
+best = max(speed, key=speed.get)
+gain, at_32 = speed[best] / speed[1], speed[32] / speed[1]
+print("the best batch:", keep("batch_best", best, "images"), "gives",
+      keep("gain_batch", gain, "×"), "as many, and one of 32",
+      keep("gain_32", at_32, "×"))
+
+# %%
+used = [size for size in sizes if size <= max(best, 2)]
+fixed, per_image = serve.batch_cost(used, [median[n] for n in used])
 print("a batch takes", keep("batch_fixed", 1e3 * fixed, "ms"), "and",
       keep("batch_image", 1e3 * per_image, "ms"), "an image")
-gain = 32 * median[1] / median[32]
-print("batches of 32:", keep("gain_batch", gain, "×"), "as many images")
 
-# %% mystnb={"image": {"alt": "Left: milliseconds of a batch against its size, points near a straight line. Right: images a second against the size of the batch on a logarithmic axis; they rise a little."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Left: milliseconds of a batch against its size, points near a straight line. Right: images a second against the size of the batch on a logarithmic axis."}} tags=["hide-input"]
 figure, axes = figures.panels(1, 2, height=3.0)
 measured = np.array(list(median.values()))
 axes[0].plot(sizes, 1e3 * measured, "o", color=blue)
-axes[0].plot([0, 32], [1e3 * fixed, 1e3 * (fixed + 32 * per_image)],
+axes[0].plot([0, used[-1]],
+             [1e3 * fixed, 1e3 * (fixed + used[-1] * per_image)],
              color=orange, linewidth=1.2)
 axes[0].set(xlabel="images in a batch", ylabel="time (ms)", ylim=(0, None))
-axes[1].plot(sizes, sizes / measured, "o-", color=blue)
+axes[1].plot(sizes, list(speed.values()), "o-", color=blue)
 axes[1].set(xlabel="images in a batch", ylabel="images a second",
-            xscale="log", ylim=(0, 1.1 * max(sizes / measured)))
+            xscale="log", ylim=(0, 1.1 * max(speed.values())))
 axes[1].set_xticks(sizes, [str(size) for size in sizes])
 axes[1].minorticks_off()
 plt.show()
 
 # %% [markdown]
 # The line has two parts: what a call costs whatever is in it, and what an image costs.
-# On a GPU the first part is large, and batches multiply the throughput {cite:p}`crankshaw2017`; a processor core is as good as full with one image, if the network is not tiny.
+# On a GPU the first part is large, and batches multiply the throughput {cite:p}`crankshaw2017`.
+# A processor core is as good as full with one image, if the network is not tiny, and a batch that no longer fits its cache is slower than a smaller one.
+# So the largest batch is not the best by nature; it is a setting, and this is how to choose it.
 #
 # With these two numbers the simulation predicts the service.
-# A worker takes up to <span class="given">32</span> images, and the first of them waits <span class="given">2 ms</span> for others:
+# A worker takes up to the best batch, and the first of them waits <span class="given">2 ms</span> for others:
 
 # %%
 def predicted(rate, workers=1):
     """Mean seconds in a service that costs nothing but computing."""
     arrivals = serve.poisson_arrivals(rate, 40, p.seed)
     return serve.simulate(
-        arrivals, fixed=fixed, per_image=per_image, most=32, wait=0.002,
+        arrivals, fixed=fixed, per_image=per_image, most=best, wait=0.002,
         workers=workers,
     ).mean()
 
 
-most = 32 / (fixed + 32 * per_image)
+most = best / (fixed + best * per_image)
 print("at most", keep("most_computed", most, "images/s"))
 
 # %% [markdown]
@@ -352,7 +362,9 @@ print("at most", keep("most_computed", most, "images/s"))
 # Here the command runs in a process of its own:
 
 # %%
-service = services.enter_context(serve.running(program.path))
+service = services.enter_context(serve.running(
+    program.path, max_batch=best
+))
 health = service.health()
 print(service.url, "ready:", health["ready"],
       "classes:", len(health["model"]["classes"]))
@@ -554,7 +566,9 @@ plt.show()
 # > With two cores for everything, how many times the throughput do two workers give?
 
 # %%
-two = services.enter_context(serve.running(program.path, workers=2))
+two = services.enter_context(serve.running(
+    program.path, max_batch=best, workers=2
+))
 urls, reached = (service.url, two.url), {1: [], 2: []}
 for turn in range(max(3, p.rounds)):
     for number in ((1, 2), (2, 1))[turn % 2]:
@@ -568,7 +582,7 @@ print("two workers:", keep("gain_workers", pairs, "×"))
 
 # %% [markdown]
 # > **Takeaway.**
-# > On two cores a second worker gave [?](#serving.gain_workers) times the throughput.
+# > On two cores a second worker gave [?](#serving.gain_workers) the throughput.
 # > The workers were never alone on the machine, and that is how services live.
 
 # %% [markdown]
@@ -729,7 +743,7 @@ ask.close()
 # ## At full scale
 #
 # The numbers in the text are those of the recorded `laptop` run: [? min](#serving.run_minutes), loads of <span class="given">8</span> seconds, <span class="given">three</span> rounds.
-# The network in it is right for [? %](#serving.accuracy) of the test images; a batch costs [? ms](#serving.batch_fixed) and [? ms](#serving.batch_image) an image, so that batches of 32 give [?](#serving.gain_batch) times the images of one after the other.
+# The network in it is right for [? %](#serving.accuracy) of the test images; its best batch is of [? images](#serving.batch_best), which gives [?](#serving.gain_batch) the images of one after the other, where one of <span class="given">32</span> gives [?](#serving.gain_32); up to the best, a batch costs [? ms](#serving.batch_fixed) and [? ms](#serving.batch_image) an image.
 #
 # To load a service of your own from a shell:
 #

@@ -28,7 +28,9 @@ from scaletut.errors import ParameterError
 from scaletut.serve.queueing import knee, poisson_arrivals
 from scaletut.serve.settings import ServeError
 
-CONNECTIONS = 256  # at most; a request that finds none waits here, and its clock runs
+CONNECTIONS = (
+    480  # at most: fewer than a service admits by default, more than its queue; others wait here, clock running
+)
 SAMPLE = 0.005  # seconds between two looks at how many requests are under way
 LAST = 30.0  # seconds that the last answers may take
 LOST = 0  # in place of a status: the connection broke, or no answer came

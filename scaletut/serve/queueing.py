@@ -88,15 +88,17 @@ def simulate(
 
 
 def batch_cost(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
-    """(fixed, per_image): the line through the times of batches, fitted to relative misses.
+    """(fixed, per_image): the line through the times of batches, fitted to relative misses; neither is below 0.
 
     Raises ParameterError for fewer than two sizes.
     """
+    from scipy.optimize import nnls
+
     x, y = np.asarray(sizes, np.float64), np.asarray(seconds, np.float64)
     if len(set(x.tolist())) < 2 or x.shape != y.shape or (y <= 0).any():
         raise ParameterError("give times above 0 of batches of two sizes or more, one a batch")
     columns = np.column_stack([np.ones_like(x), x]) / y[:, None]
-    fixed, per_image = np.linalg.lstsq(columns, np.ones_like(y), rcond=None)[0]
+    fixed, per_image = nnls(columns, np.ones_like(y))[0]
     return float(fixed), float(per_image)
 
 

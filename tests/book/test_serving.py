@@ -65,12 +65,12 @@ def test_the_queue_by_hand_and_the_count_inside(cells: list[str]) -> None:
 def test_the_knee_of_the_formula_has_one_inside(cells: list[str], capsys: pytest.CaptureFixture) -> None:
     x = np.linspace(0.01, 0.95, 200)
     found = results(cell_with(cells, "the knee: utilisation"), x=x, service=0.005, serve=serve, np=np)
-    assert found["rates"][found["best"]] * found["stay"][found["best"]] == pytest.approx(1, abs=0.03)
+    assert found["rates"][found["at"]] * found["stay"][found["at"]] == pytest.approx(1, abs=0.03)
     assert "inside 1.0" in capsys.readouterr().out
 
 
 def test_the_prediction_is_the_simulation_with_the_batchs_cost(cells: list[str]) -> None:
-    names = {"fixed": 0.004, "per_image": 0.001, "p": SimpleNamespace(seed=0), "serve": serve}
+    names = {"fixed": 0.004, "per_image": 0.001, "best": 32, "p": SimpleNamespace(seed=0), "serve": serve}
     predicted = definitions(cell_with(cells, "def predicted("), **names).predicted
     assert 0.006 < predicted(2) < 0.0075  # alone: the wait for others, the call, one image
     assert predicted(600) > 2 * predicted(2)

@@ -93,6 +93,7 @@ def test_batches_are_closed_when_full_or_when_the_first_has_waited() -> None:
 def test_the_cost_of_a_batch_and_the_knee_are_found_again() -> None:
     sizes = [1, 2, 4, 8, 16]
     assert serve.batch_cost(sizes, [0.003 + 0.001 * n for n in sizes]) == pytest.approx((0.003, 0.001))
+    assert serve.batch_cost([1, 8], [0.001, 0.009]) == (0.0, pytest.approx(0.001, rel=0.1))  # the cache was full
     rates = np.linspace(1, 49, 97)
     latencies = [SERVICE + serve.mean_wait(rate, SERVICE) for rate in rates]
     at = serve.knee(rates, latencies)
