@@ -503,7 +503,7 @@ class Serving(Chapter):
                 "rounds": rounds,
             }
             for profile, data, images, epochs, seconds, rounds in (
-                ("quick", "zipf10", 300, 2, 2.0, 1),
+                ("quick", "zipf10", 300, 2, 1.2, 1),
                 ("laptop", "cifar10", 2000, 5, 8.0, 3),
                 ("gpu", "cifar10", 20_000, 10, 10.0, 5),
             )
