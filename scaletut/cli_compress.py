@@ -180,6 +180,7 @@ def _carry_out(job: _Job, options: argparse.Namespace) -> int:
         files = _keep(job, options, last.program.path, last.weights)
         records = _record(job, options, bench, stages)
     misses = job.target.misses(job.target.shares(last, stages[0]), last.drop.value)
+    _note_numbers(job, last)
     told = {
         **_told(job, bench, options),
         "stages": [_plain(stage) for stage in stages],
@@ -349,6 +350,18 @@ def _bar(total: int | None = None) -> Iterator[_Report]:
     form = None if total else "{desc} {elapsed}"
     with tqdm(total=total, unit="trial", leave=False, bar_format=form, file=sys.stderr) as bar:
         yield _Report(bar)
+
+
+def _note_numbers(job: _Job, stage: Stage) -> None:
+    """What a reader of the table must know about numbers of few bits."""
+    from scaletut.compress.instructions import int8_warning
+
+    if stage.simulated_bytes is not None:
+        job.notes.append(
+            f"w4 is simulated: they would take {stage.simulated_bytes / 1e3:,.0f} kB, this program holds floats"
+        )
+    if {"int8", "dynamic"} & set(stage.steps) and (warning := int8_warning()):
+        job.notes.append(warning)
 
 
 def _tell_notes(job: _Job) -> None:

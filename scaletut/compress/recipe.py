@@ -110,8 +110,11 @@ def check_order(steps: Sequence[Step]) -> tuple[Step, ...]:
 
     Raises:
         ParameterError: something follows a step that ends a recipe, a network is trained for int8 and not brought to
-            it, or channels are removed and layers split after the training for int8 or the folding of the norms.
+            it, or channels are removed and layers split after the training for int8 or the folding of the norms; or
+            zeros are asked for that the training for int8 would not keep.
     """
+    if any(step.name == "weights" for step in steps) and any(step.name == "qat" for step in steps):
+        raise ParameterError("qat does not keep the zeros of weights: take finetune or distil after weights, then int8")
     for step, following in itertools.pairwise(steps):
         if step.role in LAST:
             raise ParameterError(f"{following} cannot follow {step}, which ends a recipe: put {step.name} last")
@@ -127,8 +130,8 @@ def check_order(steps: Sequence[Step]) -> tuple[Step, ...]:
 def complete(steps: Sequence[Step], epochs: float) -> tuple[Step, ...]:
     """`steps` with every number in its place, and with the training that a cut needs.
 
-    A training step without a number gets `epochs`; behind cuts that no training follows before the end a `finetune` of
-    `epochs` is put in. With `epochs` 0 nothing is put in.
+    A training step without a number gets `epochs`; behind cuts that no training follows a `finetune` of `epochs` is put
+    in, also before `qat`, whose rate is too low to make up for a cut. With `epochs` 0 nothing is put in.
 
     Raises:
         ParameterError: `epochs` is negative or not finite, or 0 where a step needs it.
@@ -139,7 +142,8 @@ def complete(steps: Sequence[Step], epochs: float) -> tuple[Step, ...]:
     for step in steps:
         if step.role == "training" and step.value is None:
             step = Step(step.name, epochs)
-        if epochs and step.role in ("graph", *LAST) and done and done[-1].role == "cut":
+        ends = step.role in ("graph", *LAST) or step.name == "qat"
+        if epochs and ends and done and done[-1].role == "cut":
             done.append(Step("finetune", epochs))
         done.append(step)
     if epochs and done and done[-1].role == "cut":

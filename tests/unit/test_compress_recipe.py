@@ -52,6 +52,7 @@ def test_spaces_do_not_count_and_steps_may_have_no_number() -> None:
         ("qat=1,dynamic", "put int8 right behind"),
         ("qat=1,fold,int8", "put int8 right behind"),
         ("fold,prune=0.5", "put fold behind"),
+        ("weights=0.5,finetune=1,qat=1,int8", "does not keep the zeros"),
         ("fold,finetune=1", "put fold behind"),
     ],
 )
@@ -69,7 +70,8 @@ def test_what_cannot_be_carried_out_is_refused_in_one_line(recipe: str, why: str
         ("prune=0.5", 1, "prune=0.5,finetune=1"),
         ("prune=0.5,int8", 0, "prune=0.5,int8"),
         ("prune=0.5,distil,int8", 3, "prune=0.5,distil=3,int8"),
-        ("prune=0.5,qat=2,int8", 1, "prune=0.5,qat=2,int8"),
+        ("prune=0.5,qat=2,int8", 1, "prune=0.5,finetune=1,qat=2,int8"),
+        ("qat,int8", 2, "qat=2,int8"),
         ("distil=0.5,prune=0.2,finetune=2", 1, "distil=0.5,prune=0.2,finetune=2"),
         ("int8", 1, "int8"),
     ],
