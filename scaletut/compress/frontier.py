@@ -120,6 +120,8 @@ def plot_front(points: Sequence[Point], x: Cost = "latency") -> Figure:
 
     Raises ParameterError when there are no points, or for an unknown axis.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     from scaletut import figures
 
     best = front(points, x)
@@ -136,6 +138,9 @@ def plot_front(points: Sequence[Point], x: Cost = "latency") -> Figure:
         where = (point.cost(x).value, point.accuracy.value)
         axes.annotate(str(number), where, (-4, 5), textcoords="offset points", ha="right", fontsize=9, weight="bold")
     axes.set(xscale="log", xlabel=COSTS[x][1], ylabel="accuracy (%)", title="What no other point beats, and the rest")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     named = [f"{number}  {point.label}" for number, point in enumerate(best[:SHOWN], 1)]
     named += [f"… and {len(best) - SHOWN} more"] if len(best) > SHOWN else []
     figure.supxlabel("\n".join(named), x=0.02, ha="left", fontsize=8, color=figures.INK)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from scaletut import cli
-from scaletut.compress import Program
+from scaletut.compress import Program, driver
 from scaletut.data import load
 from scaletut.models import build, load_weights, read_manifest, save_weights
 from scaletut.records import find_records
@@ -29,14 +30,36 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(checkpoint: Path, tmp_path_factory) -> tuple[Path, dict]:
-    """One whole run: its folder, and what it wrote as JSON."""
+    """One whole run: its folder, and what it wrote as JSON. The first export of it is kept as `whole.onnx`."""
     folder = tmp_path_factory.mktemp("made")
+    export = driver.export
+
+    def kept(net, path: Path, **options) -> Program:
+        program = export(net, path, **options)
+        if not (folder / "whole.onnx").exists():
+            shutil.copy(path, folder / "whole.onnx")
+        return program
+
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(driver, "export", kept)
     code = cli.main(
         ["compress", str(checkpoint), "--recipe", "prune=0.3,int8", "--out", str(folder / "small.onnx"), *QUICKLY,
          "--records", str(folder / "records"), "--json", str(folder / "told.json"), "--max-drop", "90"]
     )  # fmt: skip
+    monkeypatch.undo()
     assert code == 0
     return folder, json.loads((folder / "told.json").read_text())
+
+
+@pytest.fixture
+def exported_once(made, checkpoint: Path, monkeypatch) -> None:
+    """The program of the checkpoint is made once for all that need no other: an export takes seconds."""
+
+    def copied(net, path: Path, **_) -> Program:
+        shutil.copy(made[0] / "whole.onnx", path)
+        return Program.load(path)
+
+    monkeypatch.setattr(driver, "export", copied)
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +112,7 @@ def test_the_frontier_of_what_was_recorded(made, capsys, tmp_path) -> None:
     assert told["front"][0] == min(sizes, key=sizes.get) == "resnet8_w0p5.prune0p3_finetune1_int8"
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_table_and_a_missed_target(checkpoint: Path, capsys) -> None:
     options = ["--recipe", "int8", "--target-latency", "5000x", "--target-bytes", "1kB", *QUICKLY]
     assert cli.main(["compress", str(checkpoint), *options]) == 1
@@ -103,6 +127,7 @@ def test_a_table_and_a_missed_target(checkpoint: Path, capsys) -> None:
     assert Path("_build/compress/net-int8.onnx").is_file()  # what was made is there, though it misses
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_search_finds_goes_on_and_scores_its_best_on_the_test_set(checkpoint: Path, capsys) -> None:
     options = ["compress", str(checkpoint), "--target-bytes", "1.5x", "--max-drop", "20", "--trials", "1", *QUICKLY]
     assert cli.main([*options, "--json", "first.json"]) == 0
@@ -119,6 +144,7 @@ def test_a_search_finds_goes_on_and_scores_its_best_on_the_test_set(checkpoint: 
     assert {record.experiment for record in find_records("_build/compress/records")} >= {"compress.resnet8_w0p5.int8"}
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_search_out_of_reach_says_what_comes_nearest(checkpoint: Path, capsys) -> None:
     options = ["--target-bytes", "1000x", "--trials", "1", "--study", "s.db", *QUICKLY]
     assert cli.main(["compress", str(checkpoint), *options]) == 1
