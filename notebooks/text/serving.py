@@ -301,7 +301,7 @@ median = {size: np.median(times[size][1:]) for size in sizes}
 speed = {size: size / median[size] for size in sizes}
 best = max(speed, key=speed.get)
 gain, at_32 = speed[best] / speed[1], speed[32] / speed[1]
-print("the best batch:", keep("batch_best", best, "images"), "gives",
+print("the best batch:", keep("batch_best", best), "images, gives",
       keep("gain_batch", gain, "×"), "as many, and one of 32",
       keep("gain_32", at_32, "×"))
 
@@ -540,7 +540,7 @@ axes[0].plot(able, [1e3 * predicted(rate) for rate in able], "--",
 axes[0].axvline(knee.offered, color=figures.QUIET, linewidth=1)
 axes[0].set(yscale="log", xlabel="offered (requests/s)",
             ylabel="latency (ms)")
-axes[0].legend()
+axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 axes[1].plot(offered, [one.throughput for one in joined], "o-", color=blue)
 axes[1].plot([0, max(offered)], [0, max(offered)], color=figures.QUIET,
              linewidth=1)
@@ -554,7 +554,7 @@ plt.show()
 #
 # > **Takeaway.**
 # > The knee lay at [51.3 requests/s](#serving.knee), with [0.964](#serving.inside_knee) requests inside and 99 of 100 answered within [70.1 ms](#serving.knee_p99).
-# > At <span class="given">twice</span> the capacity that became [2,050 ms](#serving.flood_p99), for no more throughput, and part of the requests were told to come again.
+# > At <span class="given">twice</span> the capacity that became [2,050 ms](#serving.flood_p99), for little more throughput, and part of the requests were told to come again.
 
 # %% [markdown]
 # ## One worker, two workers
@@ -582,7 +582,7 @@ print("two workers:", keep("gain_workers", pairs, "×"))
 
 # %% [markdown]
 # > **Takeaway.**
-# > On two cores a second worker gave [1.2](#serving.gain_workers) the throughput.
+# > On two cores a second worker gave [1.2 (1.0 to 1.5)×](#serving.gain_workers) the throughput.
 # > The workers were never alone on the machine, and that is how services live.
 
 # %% [markdown]
@@ -743,7 +743,7 @@ ask.close()
 # ## At full scale
 #
 # The numbers in the text are those of the recorded `laptop` run: [7.54 min](#serving.run_minutes), loads of <span class="given">8</span> seconds, <span class="given">three</span> rounds.
-# The network in it is right for [45.8 %](#serving.accuracy) of the test images; its best batch is of [32.0 images](#serving.batch_best), which gives [1.15](#serving.gain_batch) the images of one after the other, where one of <span class="given">32</span> gives [1.15](#serving.gain_32); up to the best, a batch costs [0.503 ms](#serving.batch_fixed) and [3.38 ms](#serving.batch_image) an image.
+# The network in it is right for [45.8 %](#serving.accuracy) of the test images; its best batch is of [32](#serving.batch_best) images, which gives [1.15×](#serving.gain_batch) the images a second of one after the other (and one of <span class="given">32</span> gives [1.15×](#serving.gain_32)); up to the best, a batch costs [0.503 ms](#serving.batch_fixed) and [3.38 ms](#serving.batch_image) an image.
 #
 # To load a service of your own from a shell:
 #
