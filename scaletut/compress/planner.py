@@ -358,15 +358,19 @@ class _Search:
 
     def _mildest(self, way: Way) -> tuple[tuple[Step, ...], Stage, dict[str, float]]:
         """The recipe of the mildest cut that keeps to the target with a margin, or else of the strongest, untrained."""
-        low, high = 0, max(len(way.strengths) - 1, 0)
+        low, high, milder = 0, max(len(way.strengths) - 1, 0), False
         while low < high:
             middle = (low + high) // 2
             try:
                 within = max(self._untrained(way.steps(middle))[1].values()) <= MARGIN
-            except ParameterError:  # so mild a cut that nothing can go
-                within = False
+                milder = milder or not within
+            except ParameterError:  # so strong that layers would vanish, if a milder one could be carried out; else so
+                within = milder  # mild that nothing can go
             low, high = (low, middle) if within else (middle + 1, high)
-        return way.steps(low), *self._untrained(way.steps(low))
+        for place in range(low, 0, -1):
+            with contextlib.suppress(ParameterError):
+                return way.steps(place), *self._untrained(way.steps(place))
+        return way.steps(0), *self._untrained(way.steps(0))
 
     def _untrained(self, steps: Sequence[Step]) -> tuple[Stage, dict[str, float]]:
         """What `steps` leave without their training, which changes neither latency nor bytes."""

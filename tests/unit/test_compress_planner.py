@@ -61,6 +61,7 @@ class World:
         self.trained: list[str] = []
         self.shaped: list[str] = []
         self.kill_at = ""
+        self.least, self.most = 0.0, 1.0  # shares that can be removed
 
     def __call__(self, net, steps, bench, *, reference=None, exported=None):
         recipe = ",".join(map(str, steps))
@@ -70,6 +71,8 @@ class World:
         if self.kill_at and bench.epochs and len(self.trained) == int(self.kill_at):
             raise KeyboardInterrupt
         share = sum(step.value for step in steps if step.name == "prune")
+        if share and not self.least <= share <= self.most:
+            raise ParameterError(f"share {share} cannot be reached")
         eight_bits = any(step.name == "int8" for step in steps)
         latency, size = 4e-3 * (1 - share) / (1 + eight_bits), 800_000 * (1 - share) / (1 + 3 * eight_bits)
         made = self.stage(latency, int(size), 10 * share**2 + 0.1 * eight_bits)
@@ -122,6 +125,19 @@ def test_nothing_is_trained_that_misses_the_target_before(world: World, parts, t
     assert not {one.recipe for one in missed} & set(world.trained)
     assert len(world.trained) == len(set(world.trained)), "a recipe was trained twice"
     assert len(world.shaped) == len(set(world.shaped)), "a shape was timed twice"
+
+
+def test_cuts_that_cannot_be_carried_out_do_not_hide_those_that_can(world: World, parts, tmp_path) -> None:
+    world.least, world.most = 0.3, 0.7
+    space = Space(cuts=("prune",), training=("finetune",), ends=("int8",))
+
+    def first(latency: float):
+        target = Target(Limit(latency, True), max_drop=9)
+        return search(parts[0], bench(parts, tmp_path), target, tmp_path / "s.db", trials=1, space=space).trials[0]
+
+    assert (first(5).state, first(5).recipe) == ("measured", "prune=0.3,finetune=1,int8")
+    assert (first(8).state, first(8).recipe) == ("measured", "prune=0.55,finetune=1,int8")
+    assert (first(99).state, first(99).recipe) == ("missed", "prune=0.7,finetune=1,int8")
 
 
 def test_each_way_is_tried_once_and_then_there_is_nothing_left(world: World, parts, tmp_path) -> None:
