@@ -62,6 +62,7 @@ def one_network(name: str, options: argparse.Namespace) -> bool:
         ledger = measure(task, both, seconds=options.budget / 2, report=told)
         scores = accuracies(task, both, seeds=range(options.seeds), hold_out=0, report=told)
     shift = difference(scores["tuned"], scores["defaults"])
+    print("\n".join(tuned.reasons))
     show(name, ledger, tuned.setting, scores)
     gain = ledger["tuned"].ratio
     print(f"  {gain.value:.2f} times ({gain.low:.2f} to {gain.high:.2f}, {gain.n} rounds), bar {BAR}")

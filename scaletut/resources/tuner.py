@@ -9,17 +9,21 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from scaletut.errors import ParameterError
+from scaletut.resources.allocator import can_keep
 from scaletut.resources.batch import largest_batch, memory_limit
 from scaletut.resources.memory import predict_memory
 from scaletut.resources.racing import CHECKS, Race, race
 from scaletut.resources.setting import Setting, emulated, knobs
 from scaletut.resources.throughput import Ledger, Report, Row, measure
-from scaletut.resources.trial import Task
+from scaletut.resources.trial import Task, Trial
 from scaletut.train import pick_device
 
 DEFAULTS, TOGETHER, COMPILED = "PyTorch's defaults", "together", "together, compiled"
+KEPT = "together, freed memory kept"
 # Shares of the budget: single knobs, knobs together with several batch sizes, the race between these, compiling.
 SINGLES, JOINT, RACE, COMPILING = 0.40, 0.20, 0.25, 0.15
+# Knobs are told apart by many short steps sooner than by few long ones: beyond so many seconds a smaller batch does.
+STEP_SECONDS, PROBE_IMAGES = 0.5, 128
 START_SECONDS = 2.5  # that the process of a race needs before its first step
 LEAST_BUDGET = 20.0
 RESERVE = 0.1  # share of the memory limit that stays free
@@ -92,7 +96,7 @@ def tune(
 ) -> Tuning:
     """Find the setting that trains `task` soonest, within `budget` seconds and `limit_bytes` of memory.
 
-    Each knob is timed alone against PyTorch's defaults, in turns; those whose whole 95 % interval is above 1 are put
+    Each knob is timed alone against PyTorch's defaults, in turns, where a step is long at a smaller batch; those whose whole 95 % interval is above 1 are put
     together and timed once more; batch sizes are chosen by the time to a held-out loss, not by images a second; a
     compiled network must earn its compilation back within the planned training.
 
@@ -129,11 +133,13 @@ class _Tuner:
 
     def run(self) -> Tuning:
         base = self.fitting(Setting(batch_size=self.task.recipe.batch_size))
-        singles = self.singles(base)
+        brief = self.brief(base)
+        singles = self.singles(brief)
         self.warn(singles.load)
-        together = self.composed(base, singles)
-        joint, raced = self.joint(base, together), None
-        candidates = self.ran(joint)
+        together = self.composed(base, brief, singles)
+        joint, raced = self.joint(base, together, doubted=brief != base), None
+        together = self.kept(joint, together)
+        candidates = self.ran(joint, together)
         winner = together
         if len(candidates) > 1:
             raced, winner = self.raced(candidates, together)
@@ -218,6 +224,22 @@ class _Tuner:
         )
         return replace(base, micro_batch=micro)
 
+    def brief(self, base: Setting) -> Setting:
+        """`base`, or where its step is long the same at a smaller batch."""
+        own = base.batch_size
+        trial = Trial(self.task, replace(base, batch_size=min(own, PROBE_IMAGES)), self.device.type)
+        try:
+            size = int(STEP_SECONDS * min(own, PROBE_IMAGES) / trial.ready().step_seconds)
+        finally:
+            trial.close()
+        if own <= 2 * size:
+            return base
+        size = max(size, PROBE_IMAGES)
+        self.reasons.append(
+            f"single knobs are timed at batch {size}: a step of {own} takes {own / size * STEP_SECONDS:.1f} s"
+        )
+        return replace(base, batch_size=size)
+
     def singles(self, base: Setting) -> Ledger:
         """Each knob alone. Compiling has a stage of its own, because it takes so long."""
         offered = knobs(base, self.device)
@@ -242,10 +264,11 @@ class _Tuner:
         each += 5 * 10**8 if self.device.type == "cuda" else 10**8
         return max(2, min(16, int(self.limit / each)))
 
-    def composed(self, base: Setting, singles: Ledger) -> Setting:
-        """The knobs that pay, together: of the ways to load images the best one, of the rest all."""
+    def composed(self, base: Setting, brief: Setting, singles: Ledger) -> Setting:
+        """The knobs that pay beside `brief`, put into `base`: of the ways to load images the best one, of the rest
+        all."""
         changes: dict[str, Any] = {}
-        loading = [row for row in singles.rows if {"data", "workers"} & set(row.setting.changes(base))]
+        loading = [row for row in singles.rows if {"data", "workers"} & set(row.setting.changes(brief))]
         best = max((row for row in loading if row.faster), key=lambda row: row.ratio.value, default=None)
         for row in singles.rows[1:]:
             if row.ratio is None:
@@ -257,23 +280,44 @@ class _Tuner:
                 continue
             taken = row is best if row in loading else row.faster
             if taken:
-                changes |= row.setting.changes(base)
+                changes |= row.setting.changes(brief)
             self.reasons.append(found + (", taken" if taken else ", left"))
         return replace(base, **changes)
 
-    def joint(self, base: Setting, together: Setting) -> Ledger:
-        """The composed setting at several batch sizes, beside the defaults."""
+    def joint(self, base: Setting, together: Setting, doubted: bool) -> Ledger:
+        """The composed setting at several batch sizes, beside the defaults.
+
+        Where the single knobs were timed at a smaller batch, memory that is kept gets a second chance, for it pays with
+        large blocks alone.
+        """
         own = together.batch_size
         most = min(self.choice.batch_size, len(self.train) // CHECKS)
         sizes = [size for size in (own // 2, own * 2, own // 4, own * 4) if 1 <= size <= most]
         settings = {DEFAULTS: base, TOGETHER: together}
+        if doubted and not together.keep_memory and self.device.type == "cpu" and can_keep():
+            settings[KEPT] = replace(together, keep_memory=True)
         if not together.micro_batch:
             settings |= {f"{TOGETHER}, batch {size}": replace(together, batch_size=size) for size in sizes}
         return self.measured(settings, JOINT, self.at_once(replace(base, batch_size=max([own, *sizes]))))
 
-    def ran(self, joint: Ledger) -> dict[int, Row]:
+    def kept(self, joint: Ledger, together: Setting) -> Setting:
+        """`together`, or with freed memory kept where that was seen to be faster."""
+        rows = {row.name: row for row in joint.rows if row.ratio is not None}
+        if KEPT not in rows or TOGETHER not in rows:
+            return together
+        row, plain = rows[KEPT], rows[TOGETHER]
+        pays = row.ratio.low > plain.ratio.value
+        self.reasons.append(
+            f"freed memory kept, at batch {together.batch_size}: {_ratio(row)} beside {_ratio(plain)} without"
+            + (", taken" if pays else ", left")
+        )
+        return row.setting if pays else together
+
+    def ran(self, joint: Ledger, together: Setting) -> dict[int, Row]:
         """Rows of `joint` that are candidates for the race, by batch size, the recipe's own first."""
-        return {row.setting.batch_size: row for row in joint.rows[1:] if row.ratio is not None}
+        rows = (row for row in joint.rows[1:] if row.ratio is not None)
+        own = together.batch_size
+        return {row.setting.batch_size: row for row in rows if replace(row.setting, batch_size=own) == together}
 
     def raced(self, candidates: Mapping[int, Row], together: Setting) -> tuple[Race | None, Setting]:
         """Batch sizes against the clock, as many as the time allows."""

@@ -10,6 +10,7 @@ import torch
 
 from scaletut import cli
 from scaletut.errors import ParameterError
+from scaletut.records import Value
 from scaletut.resources import throughput, tuner
 from scaletut.resources.setting import Setting, knobs
 from scaletut.resources.trial import Task
@@ -82,6 +83,40 @@ def test_a_small_memory_gives_micro_batches(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 < setting.micro_batch < 256
     assert run.peak(setting.micro_batch) <= 0.9 * 12_000_000
     assert "micro-batches" in run.reasons[0]
+
+
+def test_knobs_of_a_long_step_are_timed_at_a_smaller_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "TURN_SECONDS", 0.05)
+    monkeypatch.setattr(tuner, "knobs", some_knobs("channels-last"))
+    monkeypatch.setattr(tuner, "STEP_SECONDS", 0.0)
+    monkeypatch.setattr(tuner, "PROBE_IMAGES", 8)
+    task = Task("resources_nets:slow_unless_channels_last", replace(RECIPE, batch_size=64), images=128)
+    run = tuner._Tuner(task, 100, 0, "cpu", 3, lambda _: None)
+    base = Setting(batch_size=64, threads=1)
+    brief = run.brief(base)
+    assert brief == replace(base, batch_size=8)
+    assert "timed at batch 8: a step of 64 takes" in run.reasons[-1]
+    run.fitting(base)
+    together = run.composed(base, brief, run.singles(brief))
+    assert together == replace(base, channels_last=True)  # the batch stays the recipe's
+
+
+@pytest.mark.parametrize(("with_it", "kept"), [((1.9, 2.0, 2.1), True), ((1.4, 2.0, 2.6), False)])
+def test_kept_memory_must_be_seen_to_pay_at_the_whole_batch(with_it: tuple[float, ...], kept: bool) -> None:
+    plain = Setting(batch_size=64)
+
+    def row(name: str, setting: Setting, low: float, ratio: float, high: float) -> throughput.Row:
+        return throughput.Row(name, setting, Value(100.0), Value(ratio, "", low, high, 3))
+
+    rows = (
+        row(tuner.DEFAULTS, plain, 1, 1, 1),
+        row(tuner.TOGETHER, plain, 1.4, 1.5, 1.6),
+        row(tuner.KEPT, replace(plain, keep_memory=True), *with_it),
+    )
+    run = tuner._Tuner(Task("resnet8", RECIPE, images=64), 100, 0, "cpu", 3, lambda _: None)
+    chosen = run.kept(throughput.Ledger(rows, 3, None, 1.0), plain)
+    assert chosen.keep_memory is kept
+    assert list(run.ran(throughput.Ledger(rows, 3, None, 1.0), chosen).values()) == [rows[2 if kept else 1]]
 
 
 def test_the_budget_is_kept_by_leaving_knobs_out(monkeypatch: pytest.MonkeyPatch) -> None:
