@@ -96,9 +96,10 @@ def tune(
 ) -> Tuning:
     """Find the setting that trains `task` soonest, within `budget` seconds and `limit_bytes` of memory.
 
-    Each knob is timed alone against PyTorch's defaults, in turns, where a step is long at a smaller batch; those whose whole 95 % interval is above 1 are put
-    together and timed once more; batch sizes are chosen by the time to a held-out loss, not by images a second; a
-    compiled network must earn its compilation back within the planned training.
+    Each knob is timed alone against PyTorch's defaults, in turns, where a step is long at a smaller batch; those whose
+    whole 95 % interval is above 1 are put together and timed once more; batch sizes are chosen by the time to a
+    held-out loss, not by images a second; a compiled network must earn its compilation back within the planned
+    training.
 
     Args:
         task: what is trained, and where its batch size starts.
