@@ -487,6 +487,51 @@ class Parallel(Chapter):
     seed: int = parameter(0, "of weights and batches", low=0, high=2**31 - 1)
 
 
+class Compress(Chapter):
+    """Parameters of the chapter on making a network small."""
+
+    title = "Making it small"
+    of_machine = ("faster_",)
+    by_profile = types.MappingProxyType(
+        {
+            "quick": {
+                "data": "zipf10:classes=equal,patterns=200",
+                "network": "resnet8",
+                "images": 640,
+                "epochs": 3.0,
+                "seeds": 1,
+                "trials": 2,
+            },
+            "laptop": {
+                "data": "cifar10",
+                "network": "resnet8",
+                "images": 2500,
+                "epochs": 6.0,
+                "seeds": 3,
+                "trials": 6,
+            },
+            "gpu": {
+                "data": "cifar10",
+                "network": "resnet20",
+                "images": 45_000,
+                "epochs": 12.0,
+                "seeds": 3,
+                "trials": 30,
+            },
+        }
+    )
+
+    data: str = parameter("", "image set", values="cifar10, zipf10, folder:PATH or an npz file")
+    network: str = parameter("", "what is made small", values="a name of scaletut.models, or a preset")
+    images: int = parameter(0, "training images", unit="images", low=0, high=1_000_000)
+    epochs: float = parameter(0.0, "of a training from scratch", unit="epochs", low=0, high=1000)
+    seeds: int = parameter(0, "trainings behind each mean", unit="seeds", low=0, high=20)
+    trials: int = parameter(0, "of the search for a combination", unit="trials", low=0, high=1000)
+    seed: int = parameter(0, "first seed", low=0, high=2**31 - 1)
+
+    _known_source = field_validator("data")(known_source)
+
+
 class Serving(Chapter):
     """Parameters of the chapter on serving a network."""
 
@@ -531,6 +576,7 @@ CHAPTERS: Mapping[str, type[Chapter]] = types.MappingProxyType(
         "predict": Predict,
         "tuning": Tuning,
         "parallel": Parallel,
+        "compress": Compress,
         "serving": Serving,
     }
 )
