@@ -34,7 +34,7 @@
 # | profile | network | hardware | time | peak memory | download |
 # |---|---|---|---|---|---|
 # | `quick` | ResNet-20, twice as wide, hardly trained | two processor cores | about a minute | see the receipt | none |
-# | `laptop` | the same, on a part of CIFAR-10 | two processor cores | [7.54 min](#serving.run_minutes) | [1.92 GB](#serving.run_peak_memory) | <span class="given">170 MB</span> |
+# | `laptop` | the same, on a part of CIFAR-10 | two processor cores | [6.98 min](#serving.run_minutes) | [1.92 GB](#serving.run_peak_memory) | <span class="given">170 MB</span> |
 # | `gpu` | the same, on more of it | one GPU for the training, **not yet run on one** | | | <span class="given">170 MB</span> |
 #
 # A number with a dotted line under it leads to the run that produced it.
@@ -550,11 +550,11 @@ plt.show()
 # %% [markdown]
 # The thin line marks the knee.
 # The simulation knows only the network; what lies between it and the measurement is everything else that a request needs: a web server that reads it, a picture that is decoded, two changes of process, and a load generator that shares the same cores.
-# That share is also why the service as a whole reached [128 requests/s](#serving.most_served) where the network alone could compute [294 images/s](#serving.most_computed).
+# That share is also why the service as a whole reached [290 requests/s](#serving.most_served) where the network alone could compute [298 images/s](#serving.most_computed).
 #
 # > **Takeaway.**
-# > The knee lay at [51.3 requests/s](#serving.knee), with [0.964](#serving.inside_knee) requests inside and 99 of 100 answered within [70.1 ms](#serving.knee_p99).
-# > At <span class="given">twice</span> the capacity that became [2,050 ms](#serving.flood_p99), for little more throughput, and part of the requests were told to come again.
+# > The knee lay at [58.0 requests/s](#serving.knee), with [0.753](#serving.inside_knee) requests inside and 99 of 100 answered within [44.0 ms](#serving.knee_p99).
+# > At <span class="given">twice</span> the capacity that became [2,250 ms](#serving.flood_p99), for little more throughput, and part of the requests were told to come again.
 
 # %% [markdown]
 # ## One worker, two workers
@@ -582,7 +582,7 @@ print("two workers:", keep("gain_workers", pairs, "×"))
 
 # %% [markdown]
 # > **Takeaway.**
-# > On two cores a second worker gave [1.2 (1.0 to 1.5)×](#serving.gain_workers) the throughput.
+# > On two cores a second worker gave [0.99 (0.93 to 1.07)×](#serving.gain_workers) the throughput.
 # > The workers were never alone on the machine, and that is how services live.
 
 # %% [markdown]
@@ -742,8 +742,8 @@ ask.close()
 # %% [markdown]
 # ## At full scale
 #
-# The numbers in the text are those of the recorded `laptop` run: [7.54 min](#serving.run_minutes), loads of <span class="given">8</span> seconds, <span class="given">three</span> rounds.
-# The network in it is right for [45.8 %](#serving.accuracy) of the test images; its best batch is of [32](#serving.batch_best) images, which gives [1.15×](#serving.gain_batch) the images a second of one after the other (and one of <span class="given">32</span> gives [1.15×](#serving.gain_32)); up to the best, a batch costs [0.503 ms](#serving.batch_fixed) and [3.38 ms](#serving.batch_image) an image.
+# The numbers in the text are those of the recorded `laptop` run: [6.98 min](#serving.run_minutes), loads of <span class="given">8</span> seconds, <span class="given">three</span> rounds.
+# The network in it is right for [45.8 %](#serving.accuracy) of the test images; its best batch is of [32](#serving.batch_best) images, which gives [1.13×](#serving.gain_batch) the images a second of one after the other (and one of <span class="given">32</span> gives [1.13×](#serving.gain_32)); up to the best, a batch costs [0.423 ms](#serving.batch_fixed) and [3.35 ms](#serving.batch_image) an image.
 #
 # To load a service of your own from a shell:
 #
