@@ -103,7 +103,7 @@ from scaletut.data import load
 from scaletut.errors import ScaletutError
 # %% tags=["prepare"]
 from scaletut.models import complexity, surgery
-from scaletut.records import Claims, Ledger, Value, find_records
+from scaletut.records import Claims, Value, find_records
 from scaletut.records import format_value, new_record, peak_memory
 from scaletut.train import fit, predict, training_flops
 from scaletut.train.presets import PRESETS, Preset, make_network
