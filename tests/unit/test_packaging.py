@@ -26,7 +26,7 @@ else:
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-LOCKED = ("book", "dev", "transfer", "audit", "search")
+LOCKED = ("book", "dev", "transfer", "audit", "search", "compress", "serve")
 KEPT = (".py", ".json", ".html")  # what the library is made of
 APART = ("ray", "track")  # half a gigabyte that only a cluster needs, and 300 MB of trackers
 
