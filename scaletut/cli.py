@@ -361,7 +361,6 @@ def _add_serve(commands: Any) -> None:
         "answer requests with an exported program: batched, bounded, with health and metrics, and a page to try it",
         "scaletut serve small.onnx                       # then open http://127.0.0.1:8000",
         "scaletut serve small.onnx --workers 2 --max-batch 32 --max-wait 2ms --queue 256 --max-bytes 5MB",
-        "curl -F file=@cat.jpg http://127.0.0.1:8000/predict",
         "curl -H 'Content-Type: image/png' --data-binary @cat.png http://127.0.0.1:8000/predict",
         "curl http://127.0.0.1:8000/health; curl http://127.0.0.1:8000/metrics",
     )
