@@ -361,8 +361,6 @@ def _add_serve(commands: Any) -> None:
         "answer requests with an exported program: batched, bounded, with health and metrics, and a page to try it",
         "scaletut serve small.onnx                       # then open http://127.0.0.1:8000",
         "scaletut serve small.onnx --workers 2 --max-batch 32 --max-wait 2ms --queue 256 --max-bytes 5MB",
-        "curl -H 'Content-Type: image/png' --data-binary @cat.png http://127.0.0.1:8000/predict",
-        "curl http://127.0.0.1:8000/health; curl http://127.0.0.1:8000/metrics",
     )
     serve.add_argument("model", type=Path, metavar="MODEL.onnx", help="written by `scaletut compress` or `export`")
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDR", help="0.0.0.0: whoever can reach this machine")
