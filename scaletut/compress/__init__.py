@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         svd_linear,
         tucker,
     )
-    from scaletut.compress.planner import Found, Limit, Space, Target, Tried, search
+    from scaletut.compress.planner import Found, Limit, Space, Target, Tried, Way, search
     from scaletut.compress.program import Predictor, Program
     from scaletut.compress.prune import (
         ChannelGroup,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         quantise_static,
         weight_scales,
     )
-    from scaletut.compress.recipe import Step, parse
+    from scaletut.compress.recipe import Role, Step, parse
 
 __all__ = [
     "Affine",
@@ -63,12 +63,14 @@ __all__ = [
     "Program",
     "RankSearch",
     "RankTrial",
+    "Role",
     "Sensitivity",
     "Space",
     "Stage",
     "Step",
     "Target",
     "Tried",
+    "Way",
     "affine",
     "channel_groups",
     "compare_logits",
@@ -127,12 +129,14 @@ _HOME = {
     "Program": "program",
     "RankSearch": "lowrank",
     "RankTrial": "lowrank",
+    "Role": "recipe",
     "Sensitivity": "prune",
     "Space": "planner",
     "Stage": "driver",
     "Step": "recipe",
     "Target": "planner",
     "Tried": "planner",
+    "Way": "planner",
     "affine": "quantize",
     "channel_groups": "prune",
     "compare_logits": "agreement",
