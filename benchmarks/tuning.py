@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scaletut.records import Value, format_value, new_record, write_record
+from scaletut.records import Record, Value, format_value, new_record, write_record
 from scaletut.resources import Ledger, Setting, Task, accuracies, difference, measure, tune
 from scaletut.train import Recipe
 from scaletut.train.presets import PRESETS
@@ -68,26 +68,34 @@ def one_network(name: str, options: argparse.Namespace) -> bool:
     print(f"  {gain.value:.2f} times ({gain.low:.2f} to {gain.high:.2f}, {gain.n} rounds), bar {BAR}")
     print(f"  accuracy changed by {format_value(shift, 'interval')} (n = {shift.n}), load before {ledger.load}")
     if options.record:
-        record = new_record(
-            f"tuning.bar.{name.replace('-', '_')}",
-            profile="laptop",
-            parameters={"network": name, "setting": tuned.setting.changes(ledger.rows[0].setting), "bar": BAR}
-            | {one: getattr(options, one) for one in ("data", "images", "epochs", "budget", "seeds")},
-            data_digest=task.train_set().digest,
-            seeds=[task.seed],
-            values={
-                "gain": Value(gain.value, "×", gain.low, gain.high, gain.n),
-                "defaults": ledger["defaults"].images_per_second,
-                "tuned": ledger["tuned"].images_per_second,
-                "accuracy_change": shift,
-            },
-            wall_seconds=time.perf_counter() - started,
-            command=f"python benchmarks/tuning.py --networks {name} --data {options.data} --images {options.images} "
-            f"--epochs {options.epochs:g} --budget {options.budget:g} --seeds {options.seeds}",
-            note="nothing else ran on the machine",
-        )
+        record = record_of(name, task, tuned.setting, ledger, shift, time.perf_counter() - started, options)
         print(write_record(record, options.record))
     return gain.value >= BAR and (shift.high is None or shift.high >= 0)
+
+
+def record_of(
+    name: str, task: Task, setting: Setting, ledger: Ledger, shift: Value, seconds: float, options: argparse.Namespace
+) -> Record:
+    """What was measured of a network, as `tuning.bar.NAME`."""
+    gain = ledger["tuned"].ratio
+    return new_record(
+        f"tuning.bar.{name.replace('-', '_')}",
+        profile="laptop",
+        parameters={"network": name, "setting": setting.changes(ledger.rows[0].setting), "bar": BAR}
+        | {one: getattr(options, one) for one in ("data", "images", "epochs", "budget", "seeds")},
+        data_digest=task.train_set().digest,
+        seeds=[task.seed],
+        values={
+            "gain": Value(gain.value, "×", gain.low, gain.high, gain.n),
+            "defaults": ledger["defaults"].images_per_second,
+            "tuned": ledger["tuned"].images_per_second,
+            "accuracy_change": shift,
+        },
+        wall_seconds=seconds,
+        command=f"python benchmarks/tuning.py --networks {name} --data {options.data} --images {options.images} "
+        f"--epochs {options.epochs:g} --budget {options.budget:g} --seeds {options.seeds}",
+        note="nothing else ran on the machine",
+    )
 
 
 def show(name: str, ledger: Ledger, setting: Setting, scores: dict[str, tuple[float, ...]]) -> None:

@@ -1,6 +1,6 @@
 """The recorded runs of the chapter *Making it small*: a preset, compressed in many ways, on all of CIFAR-10.
 
-    python book/compress.py train --work DIR      # networks and programs: hours; several processes may share them
+    python book/compress.py train --work DIR      # networks and programs: hours; one process a seed with --seeds 0
     python book/compress.py measure --work DIR    # test accuracy, bytes, latency: minutes, when nothing else runs
 
 What is in DIR is not made again, so a run that was stopped goes on.
@@ -13,8 +13,9 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,21 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from scaletut.compress import Bench, Distillation, Program, Stage, compress, fit_student, parse, record_of
-from scaletut.compress.driver import BATCHES, EAGER, EXPORTED, accuracy, files, paired_drop
+from scaletut.compress import Bench, Distillation, Program, compress, fit_student, parse, record_of
+from scaletut.compress.driver import BATCHES, EAGER, EXPORTED, files, stage_of, trained_flops
 from scaletut.compress.latency import Latency, eager, latencies, runner
 from scaletut.data import ImageSet, load
 from scaletut.errors import ScaletutError
-from scaletut.models import count_parameters, load_weights, read_manifest, save_weights
+from scaletut.models import load_weights, read_manifest, save_weights
 from scaletut.records import find_records, write_record
 from scaletut.resources import Setting
-from scaletut.train import Recipe, fit, predict, training_flops
+from scaletut.train import fit, predict, training_flops
 from scaletut.train.presets import Preset, make_network, preset
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 DATA, HELD_OUT, SEEDS = "cifar10", 5000, (0, 1, 2)
+RETRAINING = 0.5  # share of the first rates at which a network is trained on after a cut
 HOW = Setting(channels_last=True, data="memory", keep_memory=True, fused=True, threads=1)
 # What is done to the given network. The first ones carry the chapter's findings, and come first for every seed.
 RECIPES = (
@@ -105,22 +107,16 @@ class Study:
 # --- networks and programs
 
 
-def jobs(study: Study) -> Iterator[tuple[str, Callable[[], None]]]:
-    """All that is to be made, by name, in an order in which each finds what it needs."""
-    for seed in SEEDS:
-        yield f"{study.name}-{seed}", lambda seed=seed: train_given(study, study.name, seed)
-    for recipe in RECIPES[:3]:
-        yield from (_recipe(study, study.name, seed, recipe) for seed in SEEDS)
-    for seed in SEEDS:
+def jobs(study: Study, seeds: Sequence[int]) -> Iterator[Callable[[], None]]:
+    """All that is to be made, in an order in which each finds what it needs."""
+    given = study.name
+    yield from (partial(train_given, study, given, seed) for seed in seeds)
+    yield from (partial(carry_out, study, given, seed, recipe) for recipe in RECIPES[:3] for seed in seeds)
+    for seed in seeds:
         for network in SCRATCH:
-            yield f"{network}-{seed}", lambda network=network, seed=seed: train_given(study, network, seed)
-            yield _recipe(study, network, seed, "int8")
-    for recipe in RECIPES[3:]:
-        yield from (_recipe(study, study.name, seed, recipe) for seed in SEEDS)
-
-
-def _recipe(study: Study, network: str, seed: int, recipe: str) -> tuple[str, Callable[[], None]]:
-    return f"{network}-{seed}-{recipe}", lambda: carry_out(study, network, seed, recipe)
+            yield partial(train_given, study, network, seed)
+            yield partial(carry_out, study, network, seed, "int8")
+    yield from (partial(carry_out, study, given, seed, recipe) for recipe in RECIPES[3:] for seed in seeds)
 
 
 def train_given(study: Study, network: str, seed: int) -> None:
@@ -153,8 +149,7 @@ def train_given(study: Study, network: str, seed: int) -> None:
 def equal_epochs(study: Study, model: nn.Module, seed: int) -> float:
     """Epochs of `model` with the compute of the given network, its pruning and what followed."""
     spent = 1e15 * read_manifest(study.given(study.name, seed))["petaflop"]
-    steps = load_weights(files(PRUNED.split(","), study.folder(study.name, seed))[1]).steps
-    spent += sum(step.get("flops", 0.0) for step in steps)
+    spent += trained_flops(load_weights(files(PRUNED.split(","), study.folder(study.name, seed))[1]))
     return spent / (training_flops(model, study.train.images.shape[1]) * len(study.train))
 
 
@@ -162,34 +157,18 @@ def carry_out(study: Study, network: str, seed: int, recipe: str) -> None:
     """Make the programs of a recipe, unless that was done."""
     if all(file.exists() for file in files(recipe.split(","), study.folder(network, seed))):
         return
-    options = {"seconds": 0.05, "recipe": retraining(study.preset.recipe)}  # these latencies are not used
+    options = {"seconds": 0.05, "recipe": study.preset.recipe.at_rate(RETRAINING)}  # these latencies are not used
     bench = study.bench(network, seed, study.held_out, **options)
     HOW.apply()
     for stage in compress(load_weights(study.given(network, seed)), parse(recipe), bench):
         tqdm.write(f"{network}, seed {seed}, {','.join(stage.steps) or stage.name}: {stage.accuracy.value:.2f} %")
 
 
-def retraining(recipe: Recipe) -> Recipe:
-    """How a network is trained on after a cut: as at first, at half the rates."""
-    rates = {name: getattr(recipe, name) for name in ("lr", "head_lr", "vector_lr")}
-    return replace(recipe, **{name: rate / 2 for name, rate in rates.items() if rate})
-
-
-def make_all(study: Study) -> None:
-    """Carry out the jobs that no other process has begun, and wait for nothing."""
+def make_all(study: Study, seeds: Sequence[int]) -> None:
+    """Carry out all jobs of some seeds; what is there already is not made again."""
     study.work.mkdir(parents=True, exist_ok=True)
-    for name, job in tqdm(list(jobs(study)), unit="job"):
-        if _claimed(study.work / f"{name}.claim"):
-            job()
-
-
-def _claimed(path: Path) -> bool:
-    """Whether this process is the first to ask; delete the files to repeat what a killed process had begun."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return False
-    return True
+    for job in tqdm(list(jobs(study, seeds)), unit="job"):
+        job()
 
 
 # --- measurement
@@ -203,6 +182,7 @@ class Made:
     name: str
     steps: tuple[str, ...]
     net: nn.Module
+    bytes: int
     program: Program | None = None
 
     def classes(self, test: ImageSet, bench: Bench) -> np.ndarray:
@@ -221,24 +201,23 @@ def made(study: Study, seed: int) -> Iterator[Made]:
     for network in (study.name, *SCRATCH):
         if not study.given(network, seed).exists():
             continue
-        folder, net = study.folder(network, seed), load_weights(study.given(network, seed))
-        yield Made(network, EAGER, (), net)
+        folder, given = study.folder(network, seed), study.given(network, seed)
+        yield Made(network, EAGER, (), load_weights(given), given.stat().st_size)
         paths: dict[tuple[str, ...], None] = {(): None}
         for recipe in study.recipes(network):
             steps = tuple(str(step) for step in parse(recipe))
             paths |= {steps[:stop]: None for stop in range(1, len(steps) + 1)}
         for steps in paths:
-            program, weights = files(steps, folder)
-            if program.exists() and weights.exists():
-                yield Made(
-                    network, steps[-1] if steps else EXPORTED, steps, load_weights(weights), Program.load(program)
-                )
+            path, weights = files(steps, folder)
+            if path.exists() and weights.exists():
+                program, name = Program.load(path), steps[-1] if steps else EXPORTED
+                yield Made(network, name, steps, load_weights(weights), program.bytes, program)
 
 
-def measure(study: Study, test: ImageSet, seconds: float) -> None:
+def measure(study: Study, test: ImageSet, seeds: Sequence[int], seconds: float) -> None:
     """Score and time what there is, seed by seed, and write a record of each."""
     known = {record.id for record in find_records(RESULTS, recursive=False)}
-    for seed in SEEDS:
+    for seed in seeds:
         started = time.perf_counter()
         found = list(made(study, seed))
         benches = {one.network: study.bench(one.network, seed, test) for one in found}
@@ -246,11 +225,11 @@ def measure(study: Study, test: ImageSet, seconds: float) -> None:
         timed = {batch: timings(found, study.train.images[:batch], seconds) for batch in tqdm(BATCHES, desc="latency")}
         took = (time.perf_counter() - started) / len(found)
         for number, one in enumerate(found):
-            stage = stage_of(one, benches[one.network], classes[number], classes[0], test)
-            stage = replace(stage, latency={batch: timed[batch][number] for batch in BATCHES})
+            bench, timing = benches[one.network], {batch: timed[batch][number] for batch in BATCHES}
+            stage = stage_of(one.name, one.steps, one.net, classes[number], classes[0], bench)
             record = record_of(
-                stage,
-                benches[one.network],
+                replace(stage, bytes=one.bytes, latency=timing, program=one.program),
+                bench,
                 one.network,
                 profile="laptop",
                 data=DATA,
@@ -269,38 +248,21 @@ def timings(found: list[Made], images: np.ndarray, seconds: float) -> tuple[Late
     return latencies(calls, images_a_call=len(images), seconds=seconds * len(calls))
 
 
-def stage_of(one: Made, bench: Bench, classes: np.ndarray, given: np.ndarray, test: ImageSet) -> Stage:
-    """What `scaletut.compress.compress` says of a stage, its latency apart."""
-    history = getattr(one.net, "steps", ())
-    weights = bench.folder / "given.safetensors" if one.program is None else None
-    return Stage(
-        one.name,
-        one.steps,
-        count_parameters(one.net),
-        accuracy(classes == test.labels),
-        paired_drop(given == test.labels, classes == test.labels),
-        bench.petaflop + sum(step.get("flops", 0.0) for step in history) / 1e15,
-        classes,
-        one.program.bytes if one.program else weights.stat().st_size,
-        program=one.program,
-        weights=weights,
-    )
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("train", "measure"))
     parser.add_argument("--work", type=Path, required=True, help="folder for networks and programs")
     parser.add_argument("--preset", default="fast", help="the given network")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, choices=SEEDS)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each latency")
     options = parser.parse_args()
     data = load(DATA)
     train, held_out = data.train.split(HELD_OUT, seed=0)
     study = Study(options.preset, options.work, train, held_out)
     if options.what == "train":
-        make_all(study)
+        make_all(study, options.seeds)
     else:
-        measure(study, data.test, options.seconds)
+        measure(study, data.test, options.seeds, options.seconds)
     return 0
 
 

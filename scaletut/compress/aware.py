@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from scaletut.compress.graph import BATCH_NORMS, LAYERS, norm_pairs
+from scaletut.compress.graph import LAYERS, norm_pairs
 from scaletut.compress.quantize import LARGEST, Headroom, weight_scales
 from scaletut.errors import ParameterError
 from scaletut.models.build import seeded
+from scaletut.models.hooks import observe
+from scaletut.models.norms import BATCH_NORMS
+from scaletut.models.surgery import add_step
 
 MOMENTUM = 0.05  # of the moving averages of an activation's extremes
 AVERAGES = (nn.AdaptiveAvgPool2d, nn.AvgPool2d)  # their inputs are rounded too
@@ -122,7 +125,7 @@ def quantisation_aware(
             module.output_grid = ActivationGrid()
             module.register_forward_hook(_round_output)
     step = {"step": "quantisation_aware", "per_channel": per_channel, "headroom": headroom}
-    new.steps = (*getattr(net, "steps", ()), step)
+    add_step(new, step)
     return new.to(next(net.parameters()).device).train(net.training)
 
 
@@ -176,8 +179,7 @@ def simulate_weights(net: nn.Module, *, bits: int = 4, group: int = 32) -> nn.Mo
     others = sum(value.numel() for value in new.state_dict().values()) - rounded
     size = math.ceil(rounded * bits / 8) + 2 * groups + 4 * others
     step = {"step": "simulate_weights", "bits": bits, "group": group, "bytes": size}
-    new.steps = (*getattr(net, "steps", ()), step)
-    return new
+    return add_step(new, step)
 
 
 @torch.no_grad()
@@ -220,11 +222,5 @@ def _unmerged(net: nn.Module, images: Tensor) -> set[nn.Module]:
         if isinstance(module, kinds):
             made[id(output)] = (module, output)
 
-    hooks = [module.register_forward_hook(note) for module in net.modules() if isinstance(module, (*kinds, *MERGED))]
-    try:
-        with torch.no_grad():
-            net(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    observe(net, images, [module for module in net.modules() if isinstance(module, (*kinds, *MERGED))], note)
     return {module for module, _ in made.values()} - merged

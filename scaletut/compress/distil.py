@@ -7,7 +7,6 @@ S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention", ICLR 2017, equ
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scaletut.data import ImageSet
 from scaletut.errors import ParameterError
+from scaletut.models.weights import weights_digest
 from scaletut.train import Recipe, TrainingResult, fit
 
 
@@ -70,12 +70,8 @@ class Distillation:
     @cached_property
     def key(self) -> dict[str, Any]:
         """What tells this objective from others, for the key of a checkpoint."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.teacher.state_dict().items()):
-            digest.update(f"{name}:{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         values = (self.temperature, self.weight, self.label_smoothing, self.match_strength)
-        return {"distillation": values, "match": dict(self.match), "teacher": digest.hexdigest()}
+        return {"distillation": values, "match": dict(self.match), "teacher": weights_digest(self.teacher.state_dict())}
 
     def flops(self, side: int) -> float:
         """FLOPs of the teacher's forward pass on one image of `side` x `side` pixels (2 a multiply-add)."""

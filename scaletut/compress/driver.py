@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from scaletut.audit.scores import wilson
 from scaletut.compress.aware import finish_quantisation_aware, quantisation_aware, simulate_weights
 from scaletut.compress.distil import Distillation
 from scaletut.compress.graph import export, fold_norms
@@ -26,11 +27,13 @@ from scaletut.compress.recipe import Step, check_order, complete, slug
 from scaletut.data import ImageSet
 from scaletut.errors import CheckFailed, ParameterError
 from scaletut.models import NetSpec, count_parameters, save_weights
+from scaletut.models.surgery import add_step, steps_of
 from scaletut.records import Record, Value, new_record
 from scaletut.train import Objective, Recipe, fit, predict
 from scaletut.train.loop import Normalisation, Progress
 
 BATCHES = (1, 64)  # images a call whose latency is measured
+ROUNDING_RATE = 0.1  # share of the rates in training for int8: the network need only get used to its rounding
 EAGER, EXPORTED = "eager", "onnx"  # the network run by PyTorch, and its program before any step
 
 Report = Callable[[str, float], None]  # what is being done, and the share of it that is done
@@ -267,10 +270,8 @@ def record_of(stage: Stage, bench: Bench, network: str, *, profile: str, data: s
 
 def accuracy(right: np.ndarray) -> Value:
     """Share of true entries of bool (n,) in percent, with its 95 % interval (Wilson 1927)."""
-    from scipy.stats import binomtest
-
-    ends = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    return _around(100 * float(right.mean()), 100 * ends.low, 100 * ends.high, "%")
+    low, high = wilson(int(right.sum()), len(right))
+    return _around(100 * float(right.mean()), 100 * low, 100 * high, "%")
 
 
 def paired_drop(reference: np.ndarray, other: np.ndarray) -> Value:
@@ -287,6 +288,34 @@ def paired_drop(reference: np.ndarray, other: np.ndarray) -> Value:
 
 def _around(value: float, low: float, high: float, unit: str) -> Value:
     return Value(value, unit, min(low, value), max(high, value))
+
+
+def stage_of(
+    name: str, steps: tuple[str, ...], net: nn.Module, found: np.ndarray, reference: np.ndarray, bench: Bench
+) -> Stage:
+    """What there is after `steps`, not timed yet.
+
+    Args:
+        name, steps: as in `Stage`.
+        net: the network, with what was done to it in its `steps`.
+        found: class of each scored image of `bench`, int64 (n,).
+        reference: the same by what drops refer to.
+    """
+    labels = bench.scored.labels
+    return Stage(
+        name,
+        steps,
+        count_parameters(net),
+        accuracy(found == labels),
+        paired_drop(reference == labels, found == labels),
+        bench.petaflop + trained_flops(net) / 1e15,
+        found,
+    )
+
+
+def trained_flops(net: nn.Module) -> float:
+    """FLOP of all training among the `steps` of a network."""
+    return sum(step.get("flops", 0.0) for step in steps_of(net))
 
 
 def milliseconds(latency: Latency) -> Value:
@@ -363,12 +392,12 @@ class _Work:
         def tell(progress: Progress) -> None:
             bench.report(str(step), progress.step / progress.steps)
 
-        keep = hold_zeros(net) if any(one["step"] == "prune_weights" for one in _history(net)) else nullcontext()
+        keep = hold_zeros(net) if any(one["step"] == "prune_weights" for one in steps_of(net)) else nullcontext()
         with keep:
             result = fit(
                 net,
                 bench.train,
-                replace(_gentle(self.recipe) if step.name == "qat" else self.recipe, epochs=step.value),
+                replace(self.recipe.at_rate(ROUNDING_RATE if step.name == "qat" else 1.0), epochs=step.value),
                 bench.seed,
                 normalisation=bench.normalisation,
                 objective=objective,
@@ -379,7 +408,7 @@ class _Work:
             raise CheckFailed(f"the training of {step} diverged: give another recipe with a lower rate")
         entry = {"step": step.name, "epochs": step.value, "seed": bench.seed, "flops": result.flops}
         entry |= {"images": len(bench.train), "data": bench.train.digest[:12]}
-        net.steps = (*_history(net), entry)
+        add_step(net, entry)
         return net.to("cpu", memory_format=torch.contiguous_format).eval()
 
     # --- programs
@@ -407,7 +436,6 @@ class _Work:
     # --- measurement
 
     def measured(self, reference: nn.Module | None) -> tuple[Stage, ...]:
-        labels = self.bench.scored.labels
         classes = [self._classes(draft) for draft in self.drafts]
         best = classes[0] if reference is None else self._eager_classes(reference)
         timed = self._latencies(reference)
@@ -417,21 +445,9 @@ class _Work:
             size = None
             if draft.program or draft.name == EAGER:
                 size = draft.program.bytes if draft.program else weights.stat().st_size
-            stages.append(
-                Stage(
-                    draft.name,
-                    draft.steps,
-                    count_parameters(draft.net),
-                    accuracy(found == labels),
-                    paired_drop(best == labels, found == labels),
-                    self.bench.petaflop + sum(one.get("flops", 0.0) for one in _history(draft.net)) / 1e15,
-                    found,
-                    size,
-                    timed.get(id(draft)),
-                    draft.program,
-                    weights,
-                )
-            )
+            stage = stage_of(draft.name, draft.steps, draft.net, found, best, self.bench)
+            timing = timed.get(id(draft))
+            stages.append(replace(stage, bytes=size, latency=timing, program=draft.program, weights=weights))
         return tuple(stages)
 
     def _classes(self, draft: _Draft) -> np.ndarray:
@@ -477,13 +493,3 @@ class _Work:
             **self.bench.facts,
         }
         return save_weights(draft.net, path, manifest)
-
-
-def _gentle(recipe: Recipe) -> Recipe:
-    """A tenth of the rates: the network is trained already, and its rounding is all that it must get used to."""
-    rates = {name: getattr(recipe, name) for name in ("lr", "head_lr", "vector_lr")}
-    return replace(recipe, **{name: rate / 10 for name, rate in rates.items() if rate})
-
-
-def _history(net: nn.Module) -> tuple[dict[str, Any], ...]:
-    return tuple(getattr(net, "steps", ()))

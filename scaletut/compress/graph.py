@@ -27,10 +27,12 @@ from scaletut.compress.program import INPUT, OUTPUT, Predictor, Program, write_p
 from scaletut.data import to_tensor
 from scaletut.errors import DataError, ParameterError
 from scaletut.models.build import seeded
+from scaletut.models.hooks import observe
+from scaletut.models.norms import BATCH_NORMS
+from scaletut.models.surgery import add_step, set_layer, steps_of
 
 OPSET = 20
 FOLD_TOLERANCE = 1e-5  # relative to the largest output
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 LAYERS = (nn.Conv2d, nn.Linear)
 
 Normalisation = tuple[Sequence[float], Sequence[float]]
@@ -68,8 +70,7 @@ def fold_norms(net: nn.Module, *, side: int = 32) -> nn.Module:
             f"outputs changed by {error:.1e} of the largest: a layer's output goes to its norm and elsewhere; "
             "leave the norms of this network unfolded"
         )
-    folded.steps = (*getattr(net, "steps", ()), {"step": "fold_norms", "norms": len(pairs)})
-    return folded
+    return add_step(folded, {"step": "fold_norms", "norms": len(pairs)})
 
 
 def norm_pairs(net: nn.Module, images: Tensor) -> dict[str, str]:
@@ -92,13 +93,7 @@ def norm_pairs(net: nn.Module, images: Tensor) -> dict[str, str]:
             pairs[names[module]] = names[pooled[given]]
 
     watched = [module for module in net.modules() if isinstance(module, (*LAYERS, *BATCH_NORMS, nn.MaxPool2d))]
-    hooks = [module.register_forward_hook(note) for module in watched]
-    try:
-        with torch.no_grad():
-            net(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    observe(net, images, watched, note)
     return pairs
 
 
@@ -115,8 +110,7 @@ def _fold(net: nn.Module, norm_name: str, layer_name: str) -> None:
     folded = shift + (bias - norm.running_mean.double()) * scale
     layer.weight.data = (weight.double() * scale.view(-1, *[1] * (weight.ndim - 1))).to(weight)
     layer.bias = nn.Parameter(folded.to(weight))
-    parent, _, child = norm_name.rpartition(".")
-    setattr(net.get_submodule(parent), child, nn.Identity())
+    set_layer(net, norm_name, nn.Identity())
 
 
 def export(
@@ -163,7 +157,7 @@ def export(
         "std": [float(one) for one in normalisation[1]],
         "side": int(side),
         "net": plain.spec.to_dict() if hasattr(plain, "spec") else None,
-        "steps": list(getattr(plain, "steps", ())),
+        "steps": list(steps_of(plain)),
         "instruction_set": instruction_set(),
         "made_with": {name: version(name) for name in ("torch", "onnx", "onnxruntime")},
     }

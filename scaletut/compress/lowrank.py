@@ -27,7 +27,7 @@ from scaletut.errors import DataError, ParameterError
 from scaletut.models.adapters import head_name
 from scaletut.models.build import NetSpec
 from scaletut.models.resnet import Projection
-from scaletut.models.surgery import set_layer
+from scaletut.models.surgery import add_step, set_layer
 
 Method = Literal["tucker", "cp", "svd"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -268,8 +268,7 @@ def _factorised(
     if not done:
         return None
     step = {"step": "factorise", "method": method, "energy": energy, "layers": done}
-    new.steps = (*getattr(net, "steps", ()), step)
-    return new
+    return add_step(new, step)
 
 
 def _candidates(net: nn.Module, layers: Iterable[str] | None) -> list[tuple[str, nn.Module]]:

@@ -287,11 +287,11 @@ class _Search:
 
     def _name(self) -> str:
         """Of all that decides what a trial gives."""
-        from scaletut.compress.distil import Distillation
+        from scaletut.models.weights import weights_digest
 
         bench = self.bench
         told = {
-            "net": Distillation(self.net).key["teacher"],
+            "net": weights_digest(self.net.state_dict()),
             "data": [bench.train.digest, bench.scored.digest],
             "bench": [bench.epochs, bench.seed, bench.threads, bench.recipe.to_dict() if bench.recipe else None],
             "options": [repr(sorted(bench.options.items())), repr(sorted(bench.distillation.items()))],

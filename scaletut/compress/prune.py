@@ -30,7 +30,7 @@ from scaletut.models.adapters import head_name
 from scaletut.models.build import NetSpec
 from scaletut.models.resnet import Projection
 from scaletut.models.speednet import BiasNorm, SpeedNet
-from scaletut.models.surgery import set_layer
+from scaletut.models.surgery import add_step, set_layer
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -122,7 +122,7 @@ def prune_weights(net: nn.Module, share: float, *, scope: Literal["global", "lay
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
     total = sum(weight.numel() for weight in weights.values())
     step = {"step": "prune_weights", "share": share, "scope": scope, "zeros": zeros, "weights": total}
-    return _stepped(new, step)
+    return add_step(new, step)
 
 
 @contextmanager
@@ -236,7 +236,7 @@ def prune_channels(
             f"no channel can go: share {share:g} of groups this narrow is less than half a block of {round_to}; "
             "give a larger share or a smaller round_to"
         )
-    return _stepped(new, {"step": "prune_channels", "share": share, **how.told(shares), "widths": widths})
+    return add_step(new, {"step": "prune_channels", "share": share, **how.told(shares), "widths": widths})
 
 
 def prune_in_rounds(
@@ -279,7 +279,7 @@ def prune_in_rounds(
         part = number / rounds
         widths = _remove(new, share * part, {name: own * part for name, own in shares.items()}, limits, original)
         step = {"step": "prune_channels", "share": share * part, **limits.told(shares), "widths": widths}
-        new = between(_stepped(new, step | {"round": number, "rounds": rounds}), number)
+        new = between(add_step(new, step | {"round": number, "rounds": rounds}), number)
     return new
 
 
@@ -647,11 +647,6 @@ def _weights_in_rounds(
         if trained is not new:
             raise ParameterError("for weights, `between` must train the network in place and give the same one back")
     return new
-
-
-def _stepped(net: nn.Module, step: dict[str, Any]) -> nn.Module:
-    net.steps = (*getattr(net, "steps", ()), step)
-    return net
 
 
 def _check_share(share: float) -> None:

@@ -42,6 +42,17 @@ SHAPE = ("kernel_size", "stride", "padding", "dilation", "every", "eps")  # what
 LARGEST = 2**20  # channels of a layer that a file may ask for
 
 
+def steps_of(net: nn.Module) -> tuple[dict[str, Any], ...]:
+    """What was done to a network since it was built, in order: plain values, kept by `save_weights`."""
+    return tuple(getattr(net, "steps", ()))
+
+
+def add_step(net: nn.Module, step: dict[str, Any]) -> nn.Module:
+    """`net` itself, with one more entry of `steps_of`."""
+    net.steps = (*steps_of(net), step)
+    return net
+
+
 def changed_layers(net: nn.Module) -> dict[str, dict[str, Any]]:
     """How the layers of `net` differ from those of the network that its `spec` names.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from scaletut.errors import DataError, ParameterError
 from scaletut.files import atomic_write, canonical_json
 from scaletut.models.build import NetSpec, skeleton
-from scaletut.models.surgery import changed_layers, rebuild, shapes
+from scaletut.models.surgery import changed_layers, rebuild, shapes, steps_of
 
 KEY = "scaletut"  # entry of the safetensors metadata that holds the manifest as JSON
 FORMAT = 1
@@ -44,8 +44,13 @@ def save_weights(model: nn.Module, path: Path | str, manifest: Mapping[str, Any]
     reserved = {"format", "net", "sha256", "layers", "steps"}
     if clash := reserved & set(manifest or {}):
         raise ParameterError(f"the manifest may not use the reserved names {sorted(clash)}: rename those entries")
-    full = {**(manifest or {}), "format": FORMAT, "net": model.spec.to_dict(), "sha256": _digest(tensors, layers)}
-    changes = {"layers": layers, "steps": list(getattr(model, "steps", ()))}
+    full = {
+        **(manifest or {}),
+        "format": FORMAT,
+        "net": model.spec.to_dict(),
+        "sha256": weights_digest(tensors, layers),
+    }
+    changes = {"layers": layers, "steps": list(steps_of(model))}
     full |= {name: value for name, value in changes.items() if value}  # absent from a network that nothing changed
     try:
         text = canonical_json(full)
@@ -89,7 +94,7 @@ def load_weights(path: Path | str) -> nn.Module:
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     layers = manifest.get("layers", {})
-    if _digest(tensors, layers) != manifest["sha256"]:
+    if weights_digest(tensors, layers) != manifest["sha256"]:
         raise DataError(f"{Path(path).name} was altered: its weights do not match its manifest; save it again")
     spec = NetSpec(**manifest["net"])
     try:
@@ -114,10 +119,15 @@ def _open(path: Path | str) -> Any:
         ) from error
 
 
-def _digest(tensors: Mapping[str, Tensor], layers: Mapping[str, Any]) -> str:
-    """sha256 over names, dtypes, shapes and bytes, in the order of the names; and over the changed layers, if any."""
+def weights_digest(tensors: Mapping[str, Tensor], layers: Mapping[str, Any] | None = None) -> str:
+    """sha256 over names, dtypes, shapes and bytes, in the order of the names; and over the changed layers, if any.
+
+    Args:
+        tensors: a `state_dict`, wherever its tensors are.
+        layers: as `changed_layers` describes them.
+    """
     digest = hashlib.sha256(canonical_json(layers).encode() if layers else b"")
     for name, value in sorted(tensors.items()):
         digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from scaletut.models import count_parameters
+from scaletut.models.hooks import observe
 from scaletut.sweep.plan import RunSpec
 from scaletut.sweep.train import Prepared, prepare
 from scaletut.train.loop import fit
@@ -94,13 +95,9 @@ def _output_numbers(model: nn.Module, side: int) -> int:
         numbers += output.numel() if isinstance(output, torch.Tensor) else 0
 
     leaves = [module for module in model.modules() if not list(module.children())]
-    hooks = [module.register_forward_hook(count) for module in leaves]
     training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, side, side, device=next(model.parameters()).device))
+        observe(model.eval(), torch.zeros(1, 3, side, side, device=next(model.parameters()).device), leaves, count)
     finally:
         model.train(training)
-        for hook in hooks:
-            hook.remove()
     return numbers

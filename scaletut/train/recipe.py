@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from scaletut.errors import ParameterError
@@ -81,6 +81,11 @@ class Recipe:
                 raise ParameterError(f"Recipe.{name} is {value!r}: give a share from 0 to below 1")
         if self.normalise_filters and self.optimizer != "muon":
             raise ParameterError("Recipe.normalise_filters goes with optimizer='muon' alone")
+
+    def at_rate(self, share: float) -> Recipe:
+        """The same with every learning rate times `share`; rates that follow `lr` go on to follow it."""
+        rates = {name: getattr(self, name) for name in ("lr", "head_lr", "vector_lr")}
+        return replace(self, **{name: rate * share for name, rate in rates.items() if rate is not None})
 
     @property
     def augment(self) -> Augment:

@@ -25,6 +25,23 @@ def images(n: int = 100, side: int = 32, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
 
 
+def noise(n: int = 4) -> torch.Tensor:
+    """Images as a network takes them, (n, 3, 32, 32)."""
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def moved(name: str, width: float | None, *, num_classes: int = 10, seed: int = 1) -> nn.Module:
+    """Weights, norms and statistics that differ from channel to channel, as training leaves them."""
+    net = build(name, num_classes=num_classes, width=width, seed=seed)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    net(noise())
+    return net.eval()
+
+
 def settled(name: str, **how: float) -> nn.Module:
     """A network whose norms have seen images: their statistics, scales and shifts are nobody's defaults."""
     net = build(name, **how).train()

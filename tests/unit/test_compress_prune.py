@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from compress_cases import moved, noise
 from torch import nn
 
 from scaletut.compress import (
@@ -31,20 +32,8 @@ FAMILIES = {"resnet8": 0.5, "plain8": 0.5, "speednet-s": 0.25, "tutorial": 0.5}
 PLAIN = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
-def images() -> torch.Tensor:
-    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
 def network(name: str = "resnet8", width: float | None = 0.5) -> nn.Module:
-    """Weights, norms and statistics that differ from channel to channel, as training leaves them."""
-    net = build(name, width=width, seed=1)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    net(images())
-    return net.eval()
+    return moved(name, width)
 
 
 def zeroed(net: nn.Module, group, going: list[int]) -> None:
@@ -70,8 +59,8 @@ def test_a_pruned_network_is_the_one_with_these_channels_at_zero(name: str, spre
     for group, (before, after) in new.steps[-1]["widths"].items():
         assert after % 4 == 0 < after < before
         zeroed(masked, groups[group], groups[group].importance.argsort(stable=True)[: before - after].tolist())
-    torch.testing.assert_close(new(images()), masked(images()), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(new(images()), net(images()), rtol=1e-3)  # else the line above says nothing
+    torch.testing.assert_close(new(noise()), masked(noise()), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(new(noise()), net(noise()), rtol=1e-3)  # else the line above says nothing
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -83,7 +72,7 @@ def test_channels_are_really_gone(name: str) -> None:
     assert all(group.channels % 4 == 0 for group in left)
     assert abs(sum(group.channels for group in left) / total - 0.5) < 0.05
     assert complexity(new).macs < 0.5 * complexity(net).macs
-    assert new(images()).shape == net(images()).shape
+    assert new(noise()).shape == net(noise()).shape
     assert not new.training
     assert prune_channels(net.train(), 0.5, side=32, round_to=4).training
     assert {n for n, p in new.named_parameters() if not p.requires_grad} == {
@@ -97,7 +86,7 @@ def test_the_original_is_not_touched() -> None:
     prune_channels(net, 0.5, side=32)
     prune_weights(net, 0.5)
     channel_groups(net, side=32)
-    sensitivity(net, lambda n: float(n(images()).detach().mean()), shares=(0.5,), side=32)
+    sensitivity(net, lambda n: float(n(noise()).detach().mean()), shares=(0.5,), side=32)
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert not hasattr(net, "steps")
     assert not net.training
@@ -211,7 +200,7 @@ def test_mobile_blocks_keep_their_early_layers() -> None:
     masked = copy.deepcopy(net)
     for name, (before, after) in new.steps[-1]["widths"].items():
         zeroed(masked, groups[name], groups[name].importance.argsort(stable=True)[: before - after].tolist())
-    torch.testing.assert_close(new(images()), masked(images()), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(new(noise()), masked(noise()), rtol=1e-3, atol=1e-4)
 
 
 # --- with training
@@ -251,7 +240,7 @@ def test_a_pruned_speed_net_trains_with_muon_and_its_whitening_stays(data, tmp_p
     assert result.status == "finished"
     assert torch.equal(result.model.whiten.weight, whitened)
     again = load_weights(save_weights(result.model, tmp_path / "a.safetensors"))
-    assert torch.equal(again(images()), result.model.to(memory_format=torch.contiguous_format)(images()))
+    assert torch.equal(again(noise()), result.model.to(memory_format=torch.contiguous_format)(noise()))
 
 
 def test_in_rounds_the_same_share_goes(data) -> None:
@@ -369,11 +358,11 @@ def test_sensitivity_finds_the_layer_that_matters(kind: str) -> None:
     net = network()
     with torch.no_grad():  # one branch is switched off: pruning it changes nothing
         net.stage3[0].conv2.weight.zero_()
-    truth = net(images())
+    truth = net(noise())
     calls = []
 
     def score(some: nn.Module) -> float:
-        return -float((some(images()) - truth).detach().abs().mean())
+        return -float((some(noise()) - truth).detach().abs().mean())
 
     found = sensitivity(
         net, score, shares=(0.25, 0.75), side=32, kind=kind, progress=lambda done, of: calls.append((done, of))

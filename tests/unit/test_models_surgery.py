@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from compress_cases import moved, noise
 from torch import nn
 
 from scaletut.compress import factorise, prune_channels
@@ -28,20 +29,9 @@ from scaletut.models.surgery import KINDS
 FAMILIES = {"resnet8": 0.5, "plain8": 0.5, "speednet-s": 0.25, "tutorial": 0.5}
 
 
-def images() -> torch.Tensor:
-    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
 def trained(name: str, width: float | None) -> nn.Module:
     """A network whose weights and norms have moved, so that a lost one shows."""
-    net = build(name, num_classes=7, width=width, seed=4)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    net(images())
-    return net.eval()
+    return moved(name, width, num_classes=7, seed=4)
 
 
 def pruned(name: str, width: float | None) -> nn.Module:
@@ -53,10 +43,10 @@ def factorised(name: str, width: float | None) -> nn.Module:
 
 
 def check_round_trip(net: nn.Module, path: Path) -> None:
-    before = net(images())
+    before = net(noise())
     save_weights(net, path, {"accuracy": 91.5})
     again = load_weights(path)
-    assert torch.equal(again(images()), before)
+    assert torch.equal(again(noise()), before)
     assert again.spec == net.spec
     assert again.steps == net.steps
     assert [name for name, p in again.named_parameters() if not p.requires_grad] == [
@@ -108,7 +98,7 @@ def test_only_what_differs_is_told() -> None:
     again = rebuild(net.spec, layers, seed=1)
     assert again.stage2[0].shortcut[0].stride == (2, 2)
     again.load_state_dict(net.state_dict())
-    assert torch.equal(again.eval()(images()), net.eval()(images()))
+    assert torch.equal(again.eval()(noise()), net.eval()(noise()))
 
 
 @pytest.mark.parametrize("geometry", [{"kernel_size": 5}, {"stride": 2}, {"padding": 2}, {"dilation": 2}])
@@ -199,6 +189,6 @@ def test_a_pruned_network_is_fine_tuned_in_its_own_shape(name: str, mode: str, t
     net = pruned(name, FAMILIES[name])
     new = adapt(net, mode, 3, seed=1)
     assert complexity(new).macs == pytest.approx(complexity(net).macs, rel=0.01)
-    assert new(images()).shape == (4, 3)
+    assert new(noise()).shape == (4, 3)
     again = load_weights(save_weights(new, tmp_path / "a.safetensors"))
-    assert torch.equal(again(images()), new.eval()(images()))
+    assert torch.equal(again(noise()), new.eval()(noise()))

@@ -272,3 +272,10 @@ def test_a_frozen_network_is_refused(data: ImageSet) -> None:
 def test_an_absent_device_is_refused() -> None:
     with pytest.raises(ParameterError, match="not available here"):
         execution("cuda:7" if not torch.cuda.is_available() else "nonesuch")
+
+
+def test_a_recipe_at_another_rate_keeps_what_follows_its_rate() -> None:
+    slow = Recipe(lr=0.2, vector_lr=0.0, weight_decay=0.1).at_rate(0.5)
+    assert (slow.lr, slow.head_lr, slow.vector_lr) == (0.1, None, 0.0)
+    assert slow.weight_decay == 0.1
+    assert Recipe(lr=0.2, head_lr=3.0).at_rate(0.1).head_lr == pytest.approx(0.3)
