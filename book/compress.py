@@ -29,7 +29,7 @@ from scaletut.compress.latency import Latency, eager, latencies, runner
 from scaletut.data import ImageSet, load
 from scaletut.errors import ScaletutError
 from scaletut.models import load_weights, read_manifest, save_weights
-from scaletut.records import find_records, write_record
+from scaletut.records import write_record
 from scaletut.resources import Setting
 from scaletut.train import fit, predict, training_flops
 from scaletut.train.presets import Preset, make_network, preset
@@ -216,7 +216,6 @@ def made(study: Study, seed: int) -> Iterator[Made]:
 
 def measure(study: Study, test: ImageSet, seeds: Sequence[int], seconds: float) -> None:
     """Score and time what there is, seed by seed, and write a record of each."""
-    known = {record.id for record in find_records(RESULTS, recursive=False)}
     for seed in seeds:
         started = time.perf_counter()
         found = list(made(study, seed))
@@ -238,8 +237,7 @@ def measure(study: Study, test: ImageSet, seeds: Sequence[int], seconds: float) 
                 command="python book/compress.py train --work DIR; python book/compress.py measure --work DIR",
                 note="drop and speed-up are against the given network run by PyTorch",
             )
-            if record.id not in known:
-                write_record(record, RESULTS)
+            write_record(record, RESULTS, replace=True)
 
 
 def timings(found: list[Made], images: np.ndarray, seconds: float) -> tuple[Latency, ...]:
