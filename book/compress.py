@@ -42,12 +42,13 @@ HOW = Setting(channels_last=True, data="memory", keep_memory=True, fused=True, t
 # What is done to the given network. The first ones carry the chapter's findings, and come first for every seed.
 RECIPES = (
     "int8",
-    "prune=0.25,distil=3,int8",
+    "prune=0.42,distil=8,int8",
     "prune=0.5,distil=3,int8",
     "dynamic",
     "w4",
     "weights=0.8",
     "prune=0.5,finetune=3,int8",
+    "prune=0.25,distil=3,int8",
     "tucker=0.85,distil=1,int8",
     "prune=0.12,distil=2,int8",
     "prune=0.65,distil=2,int8",
