@@ -217,6 +217,8 @@ def made(study: Study, seed: int) -> Iterator[Made]:
 
 def measure(study: Study, test: ImageSet, seeds: Sequence[int], seconds: float) -> None:
     """Score and time what there is, seed by seed, and write a record of each."""
+    where = f"--work DIR --preset {study.name}"
+    command = f"python book/compress.py train {where}; python book/compress.py measure {where} --seconds {seconds:g}"
     for seed in seeds:
         started = time.perf_counter()
         found = list(made(study, seed))
@@ -235,7 +237,7 @@ def measure(study: Study, test: ImageSet, seeds: Sequence[int], seconds: float) 
                 data=DATA,
                 given=study.name,
                 wall_seconds=took,
-                command="python book/compress.py train --work DIR; python book/compress.py measure --work DIR",
+                command=command,
                 note="drop and speed-up are against the given network run by PyTorch",
             )
             write_record(record, RESULTS, replace=True)
