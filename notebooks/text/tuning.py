@@ -704,10 +704,12 @@ print("of the roof's bound:", keep("of_bound", share, "%"))
 # > With <span class="given">one minute</span> of tuning each, the networks train [1.21 ± 0.02×](#tuning.gain_resnet8), [0.99 (0.89 to 1.06)×](#tuning.gain_fast) and [1.57 (1.53 to 1.59)×](#tuning.gain_tutorial) as fast as by PyTorch's defaults, with accuracy changed by [0.1 ± 0.7 points](#tuning.accuracy_resnet8), [0.00 ± 0 points](#tuning.accuracy_fast) and [1 ± 4 points](#tuning.accuracy_tutorial).
 # > The first of them reaches [45.2 %](#tuning.of_bound) of what the roof allows.
 # >
-# > We had aimed at <span class="given">1.8</span> times on three networks, and met it on two of the four that were tried by `benchmarks/tuning.py` on a quiet machine.
+# > They were tuned as the tuner was then: a step of `fast` takes so long that the minute was over before its knobs were reached, and the tuner changes nothing rather than guess.
+# > Since then it times the knobs of a long step at a smaller batch.
+# >
+# > We had aimed at <span class="given">1.8</span> times on three networks, and met it on two of the four that `benchmarks/tuning.py` has tried since.
 # > With <span class="given">two minutes</span> of tuning, `fast` trains [2.24×](#tuning.bar.fast.gain) as fast as by PyTorch's defaults, and with <span class="given">five</span> the large `strong` [2.72×](#tuning.bar.strong.gain), with accuracy changed by [3 ± 2 points](#tuning.bar.fast.accuracy_change) and [−0.02 ± 0.6 points](#tuning.bar.strong.accuracy_change); most of that is Muon's step, whose products PyTorch would compute in a number format that this processor lacks.
-# > `tutorial` and `resnet8` have no such step, and gain [1.583×](#tuning.bar.tutorial.gain) and [1.469×](#tuning.bar.resnet8.gain) from the data path and the memory layout; their accuracy changed by [1 ± 5 points](#tuning.bar.tutorial.accuracy_change) and [1 ± 2 points](#tuning.bar.resnet8.accuracy_change).
-# > A step that takes long is timed at a smaller batch, or the time would be over before its knobs are reached.
+# > `tutorial` and `resnet8` have no such step: with <span class="given">two</span> and <span class="given">three</span> minutes they gain [1.583×](#tuning.bar.tutorial.gain) and [1.469×](#tuning.bar.resnet8.gain) from images in memory and the memory layout, the one with a fused optimiser step and the other with half the batch besides; their accuracy changed by [1 ± 5 points](#tuning.bar.tutorial.accuracy_change) and [1 ± 2 points](#tuning.bar.resnet8.accuracy_change).
 
 # %% [markdown]
 # ## On a GPU
